@@ -1,0 +1,114 @@
+"""Open whatever `--data` names: a bundled set, a folder of images, an .npz or .safetensors file."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slowflow.data.images import ImageSet
+from slowflow.data.sets import SETS
+from slowflow.errors import DataError, MissingExtraError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+def open_data(spec: str | Path | ImageSet, *, classes: int | None = None) -> ImageSet:
+    """The data set called or stored at `spec`.
+
+    Args:
+        spec: a registered name, a folder (class = subfolder), an .npz or .safetensors file; an ImageSet is passed on.
+        classes: number of classes of the model; labels at or above it are refused.
+
+    Raises:
+        DataError: nothing there, no images, wrong shape, labels out of range, NaN.
+    """
+    if isinstance(spec, ImageSet):
+        images = spec
+    elif str(spec) in SETS.names():
+        images = SETS.get(str(spec))()
+    else:
+        images = _open_path(Path(spec))
+    if classes is not None and images.classes > max(classes, 1):
+        raise DataError(
+            f"labels of '{images.name}' run up to {images.classes - 1}, but the model has {classes} classes "
+            f"(0 to {max(classes, 1) - 1})"
+        )
+    return images
+
+
+def _open_path(path: Path) -> ImageSet:
+    if not path.exists():
+        raise DataError(f"no data set '{path}': neither a known name ({', '.join(SETS.names())}) nor a path")
+    if path.is_dir():
+        return _from_folder(path)
+    if path.suffix == ".npz":
+        return _from_arrays(path.stem, _read_npz(path), path)
+    if path.suffix == ".safetensors":
+        from slowflow.io import checkpoint
+
+        tensors = checkpoint.load(path).tensors
+        return _from_arrays(path.stem, {name: tensor.numpy() for name, tensor in tensors.items()}, path)
+    raise DataError(f"{path} is a '{path.suffix}' file; expected a folder of images, .npz or .safetensors")
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
+        raise DataError(f"{path} is not a readable .npz file: {error}") from error
+
+
+def _from_arrays(name: str, arrays: dict[str, np.ndarray], path: Path) -> ImageSet:
+    """`data` (float32 [N, *shape] or uint8 NHWC) or `arr_0` (uint8 NHWC), and `labels` when there are any."""
+    key = "data" if "data" in arrays else "arr_0"
+    if key not in arrays:
+        raise DataError(f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}; expected an array 'data' (or 'arr_0')")
+    values = arrays[key]
+    if values.ndim != 4:
+        raise DataError(f"'{key}' in {path} has shape {values.shape}, expected four axes")
+    pixels = values.dtype == np.uint8
+    if pixels:
+        values = values.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0
+    elif not np.issubdtype(values.dtype, np.floating):
+        raise DataError(f"'{key}' in {path} is {values.dtype}, expected float32 states or uint8 images")
+    labels = arrays.get("labels")
+    if labels is not None and not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"'labels' in {path} is {labels.dtype}, expected integers")
+    rows: Tensor = torch.zeros(len(values), dtype=torch.int64) if labels is None else torch.from_numpy(labels.astype(np.int64))
+    found = 0 if labels is None or len(rows) == 0 else int(rows.max()) + 1
+    return ImageSet(name, torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)), rows, found, pixels)
+
+
+def _from_folder(folder: Path) -> ImageSet:
+    """Images below `folder`; subfolders, sorted by name, are classes 0, 1, ..."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError("pillow", "demo", "reading a folder of images") from error
+    groups = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    labelled = bool(groups)
+    arrays, labels, size = [], [], None
+    for label, group in enumerate(groups or [folder]):
+        for file in sorted(p for p in group.iterdir() if p.suffix.lower() in SUFFIXES):
+            try:
+                with Image.open(file) as image:
+                    array = np.asarray(image.convert("L" if image.mode in ("1", "L", "I", "I;16") else "RGB"))
+            except OSError as error:
+                raise DataError(f"{file} is not a readable image: {error}") from error
+            array = array[..., None] if array.ndim == 2 else array
+            if size is not None and array.shape != size:
+                raise DataError(f"{file} is {array.shape}, the images before it are {size}; all must be equal")
+            size = array.shape
+            arrays.append(array)
+            labels.append(label)
+    if not arrays:
+        raise DataError(f"{folder} holds no images ({', '.join(SUFFIXES)}), neither itself nor in subfolders")
+    values = np.stack(arrays).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0
+    return ImageSet(
+        folder.name, torch.from_numpy(values), torch.tensor(labels), classes=len(groups) if labelled else 0
+    )

@@ -1,0 +1,238 @@
+"""FlowModel: any network seen in canonical time.
+
+The primitive is `predict(state, t, cond) -> (data_hat, noise_hat)`; velocity and score follow from it. With
+state x, alpha, sigma and D = alpha sigma' - sigma alpha':
+
+    velocity u:  data = (sigma' x - sigma u) / D        noise = (alpha u - alpha' x) / D
+    noise e:     data = (x - sigma e) / alpha           noise = e
+    data x1:     data = x1                              noise = (x - alpha x1) / sigma
+    score s:     as noise, with e = -sigma s
+    v:           data = alpha x - sigma v               noise = sigma x + alpha v      (alpha^2 + sigma^2 = 1)
+
+Where a formula divides by a coefficient that vanishes (noise and score at t = 0, data at t = 1) the coefficient
+is held at FLOOR; samplers never evaluate there except at the very first step of a noise-predicting network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from slowflow.errors import InputError
+from slowflow.flow.interpolants import Interpolant, expand, interpolant
+
+Prediction = Literal["velocity", "noise", "data", "score", "v"]
+PREDICTIONS: tuple[str, ...] = ("velocity", "noise", "data", "score", "v")
+FLOOR = 1e-3
+"""Smallest coefficient a prediction is divided by; SiT starts noise and score sampling at t = 1e-3."""
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """What samplers and measures need of a model: networks, guided models and exact fields all provide it.
+
+    `calls` is the number of network evaluations one `predict` costs (2 under classifier-free guidance).
+    """
+
+    interpolant: Interpolant
+    shape: tuple[int, ...]
+    classes: int
+    calls: int
+    t_max: float
+
+    def predict(self, state: Tensor, t: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
+        """(data_hat, noise_hat), each like `state`."""
+        ...
+
+    def velocity(self, state: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """The velocity field, like `state`."""
+        ...
+
+
+def combine(path: Interpolant, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Velocity from a (data, noise) pair: alpha' data + sigma' noise."""
+    return path.velocity(noise, data, t)
+
+
+def score(model: Predictor, state: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    """Score of the noisy marginal, -noise_hat / sigma; sigma is held at FLOOR near the data end."""
+    _, noise = model.predict(state, t, cond)
+    return -noise / expand(model.interpolant.sigma(t).clamp_min(FLOOR), noise)
+
+
+def _identity(t: Tensor) -> Tensor:
+    return t
+
+
+def first_output(raw: Any, channels: int) -> Tensor:
+    """The prediction inside what a network returned: first of a tuple, first `channels` channels."""
+    out = raw[0] if isinstance(raw, tuple | list) else raw
+    if not isinstance(out, Tensor):
+        raise InputError(f"the network returned {type(raw).__name__}, expected a tensor or a tuple that starts with one")
+    return out[:, :channels]
+
+
+@dataclass(frozen=True)
+class FlowModel:
+    """A network with everything a checkpoint file cannot tell: path, prediction, label, null condition.
+
+    Args:
+        net: `net(state, label, cond) -> Tensor | tuple`, called in its own dtype.
+        interpolant: the path it was trained on.
+        prediction: what it returns, in canonical sign once `sign` is applied.
+        shape: shape of one state, (C, H, W).
+        classes: number of classes; 0 for an unconditional network.
+        null: index of the null condition, None when the network has none.
+        sign: -1 for a velocity that points towards noise (REPA, RAE, SD3).
+        label: canonical t -> the number the network is told.
+        t_max: where sampling ends, 1 except where the authors stop early (RAE: 0.9931).
+        name: for records and messages.
+    """
+
+    net: nn.Module
+    interpolant: Interpolant
+    prediction: Prediction
+    shape: tuple[int, ...]
+    classes: int = 0
+    null: int | None = None
+    sign: float = 1.0
+    label: Callable[[Tensor], Tensor] = _identity
+    t_max: float = 1.0
+    name: str = "model"
+    calls: int = 1
+
+    def __post_init__(self) -> None:
+        if self.prediction not in PREDICTIONS:
+            raise InputError(f"prediction is '{self.prediction}', expected one of {', '.join(PREDICTIONS)}")
+        if not 0.0 < self.t_max <= 1.0:
+            raise InputError(f"t_max is {self.t_max}, expected a time in (0, 1]")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        parameter = next(self.net.parameters(), None)
+        return parameter.device if parameter is not None else torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The network's dtype; states keep their own."""
+        parameter = next((p for p in self.net.parameters() if p.is_floating_point()), None)
+        return parameter.dtype if parameter is not None else torch.float32
+
+    def raw(
+        self, state: Float[Tensor, "sample *data"], t: Float[Tensor, "..."], cond: Int[Tensor, " sample"]
+    ) -> Float[Tensor, "sample *data"]:
+        """The network's own prediction in canonical sign, in the network's dtype; gradients flow."""
+        label = self.label(t.to(torch.float64)).to(self.dtype)
+        if label.ndim == 0:
+            label = label.expand(state.shape[0])
+        out = first_output(self.net(state.to(self.dtype), label, cond), self.shape[0])
+        return out if self.sign == 1.0 else self.sign * out
+
+    def target(self, noise: Tensor, data: Tensor, t: Float[Tensor, "..."]) -> Tensor:
+        """What `raw` should return on the interpolation of (noise, data) at t."""
+        return regression_target(self.interpolant, self.prediction, noise, data, t)
+
+    def predict(
+        self, state: Float[Tensor, "sample *data"], t: Float[Tensor, "..."], cond: Int[Tensor, " sample"]
+    ) -> tuple[Float[Tensor, "sample *data"], Float[Tensor, "sample *data"]]:
+        """(data_hat, noise_hat) in the dtype of `state`."""
+        out = self.raw(state, t, cond).to(state.dtype)
+        return convert(self.interpolant, self.prediction, state, out, t.to(state.dtype))
+
+    def velocity(
+        self, state: Float[Tensor, "sample *data"], t: Float[Tensor, "..."], cond: Int[Tensor, " sample"]
+    ) -> Float[Tensor, "sample *data"]:
+        """u(state, t), in the dtype of `state`; a velocity network is passed through untouched."""
+        if self.prediction == "velocity":
+            return self.raw(state, t, cond).to(state.dtype)
+        data, noise = self.predict(state, t, cond)
+        return combine(self.interpolant, data, noise, t.to(state.dtype))
+
+    def with_net(self, net: nn.Module, name: str | None = None) -> FlowModel:
+        """The same conventions around other weights."""
+        return replace(self, net=net, name=name or self.name)
+
+    @classmethod
+    def from_callable(
+        cls,
+        net: Callable[[Tensor, Tensor, Tensor], Any],
+        *,
+        shape: Sequence[int],
+        interpolant: str | Interpolant = "linear",
+        prediction: Prediction = "velocity",
+        classes: int = 0,
+        label: Callable[[Tensor], Tensor] | None = None,
+        null: int | None = None,
+        name: str = "custom",
+    ) -> FlowModel:
+        """Wrap any `net(state, label, cond) -> tensor like state`.
+
+        Args:
+            net: a module or a plain function.
+            shape: shape of one state.
+            interpolant: linear, gvp or vp.
+            prediction: velocity (canonical: towards data), noise, data, score or v.
+            classes: number of classes; labels passed as `cond` are 0..classes-1.
+            label: canonical t -> what the network is told; default t itself.
+            null: index of the null class; default `classes` when there are classes.
+            name: for records.
+        """
+        module = net if isinstance(net, nn.Module) else _Function(net)
+        return cls(
+            net=module,
+            interpolant=_interpolant(interpolant),
+            prediction=prediction,
+            shape=tuple(int(n) for n in shape),
+            classes=classes,
+            null=classes if null is None and classes else null,
+            label=label or _identity,
+            name=name,
+        )
+
+
+_interpolant = interpolant
+
+
+class _Function(nn.Module):
+    """A plain function as a module without parameters."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, state: Tensor, label: Tensor, cond: Tensor) -> Any:
+        return self.function(state, label, cond)
+
+
+def regression_target(path: Interpolant, prediction: str, noise: Tensor, data: Tensor, t: Tensor) -> Tensor:
+    """The quantity a network of this prediction kind is trained to return at time t."""
+    if prediction == "velocity":
+        return path.velocity(noise, data, t)
+    if prediction == "noise":
+        return noise
+    if prediction == "data":
+        return data
+    if prediction == "score":
+        return -noise / expand(path.sigma(t).clamp_min(FLOOR), noise)
+    return expand(path.alpha(t), data) * noise - expand(path.sigma(t), data) * data
+
+
+def convert(path: Interpolant, prediction: str, state: Tensor, out: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """(data, noise) from a prediction at `state`, time t; the table at the top of this file."""
+    alpha, sigma = expand(path.alpha(t), state), expand(path.sigma(t), state)
+    if prediction == "velocity":
+        alpha_dot, sigma_dot = expand(path.alpha_dot(t), state), expand(path.sigma_dot(t), state)
+        wronskian = alpha * sigma_dot - sigma * alpha_dot
+        return (sigma_dot * state - sigma * out) / wronskian, (alpha * out - alpha_dot * state) / wronskian
+    if prediction == "data":
+        return out, (state - alpha * out) / sigma.clamp_min(FLOOR)
+    if prediction == "v":
+        return alpha * state - sigma * out, sigma * state + alpha * out
+    noise = out if prediction == "noise" else -sigma * out
+    return (state - sigma * noise) / alpha.clamp_min(FLOOR), noise

@@ -1,0 +1,88 @@
+"""The interface of a sampler and the loop over a grid."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from slowflow.errors import NonFiniteError
+from slowflow.flow.model import Predictor
+from slowflow.registry import Registry
+
+Noise = Callable[[int, Tensor], Tensor]
+"""`noise(step, like)`: fresh standard normal noise for a stochastic step, keyed by sample and step."""
+
+
+class Sampler(ABC):
+    """One update from t to s.
+
+    order: of convergence of the deterministic part. evaluations: `predict` or `velocity` calls a step.
+    stochastic: whether `step` uses `noise`.
+    """
+
+    name: str
+    order: int = 1
+    evaluations: int = 1
+    stochastic: bool = False
+
+    @abstractmethod
+    def step(
+        self,
+        model: Predictor,
+        state: Float[Tensor, "sample *data"],
+        t: Float[Tensor, ""],
+        s: Float[Tensor, ""],
+        cond: Int[Tensor, " sample"],
+        noise: Tensor | None = None,
+    ) -> Float[Tensor, "sample *data"]:
+        """The state at s, from the state at t < s."""
+
+    def network_calls(self, model: Predictor, steps: int) -> int:
+        """Network evaluations a sample costs over `steps` intervals."""
+        return steps * self.evaluations * model.calls
+
+
+SAMPLERS: Registry[type[Sampler]] = Registry("sampler", "slowflow.flow.samplers")
+
+
+def sampler(name: str | Sampler) -> Sampler:
+    """The sampler called `name`; a sampler is returned as it is."""
+    return name if isinstance(name, Sampler) else SAMPLERS.get(name)()
+
+
+def walk(
+    model: Predictor,
+    method: Sampler,
+    start: Float[Tensor, "sample *data"],
+    cond: Int[Tensor, " sample"],
+    grid: Float[Tensor, " times"],
+    noise: Noise | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (k, state at grid[k]) for every time of the grid, the start included.
+
+    Args:
+        model: network, guided model or exact field.
+        method: the sampler.
+        start: states at grid[0], in the dtype the trajectory is kept in.
+        cond: class of each sample.
+        grid: increasing times, float64.
+        noise: source of fresh noise; required by stochastic samplers.
+
+    Raises:
+        NonFiniteError: a state is not finite; names the sample and the time.
+    """
+    state = start
+    grid = grid.to(start.device)
+    yield 0, state
+    for k in range(len(grid) - 1):
+        fresh = noise(k, state) if method.stochastic and noise is not None else None
+        with torch.no_grad():
+            state = method.step(model, state, grid[k], grid[k + 1], cond, fresh)
+        if not bool(torch.isfinite(state).all()):
+            bad = int((~torch.isfinite(state).flatten(1).all(dim=1)).nonzero()[0])
+            raise NonFiniteError(f"sample {bad} of the batch became NaN or infinite between t = {grid[k]:.4f} and {grid[k + 1]:.4f}")
+        yield k + 1, state

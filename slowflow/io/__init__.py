@@ -1,0 +1,1 @@
+"""Files: atomic writes, checkpoints, manifests and shards of a run folder."""

@@ -1,0 +1,125 @@
+"""Checkpoint files, opened safely.
+
+The only place that calls `torch.load`, always with weights_only; nothing here runs code from a file. Weights are
+written as safetensors with one JSON string as metadata (one key, because the order of several is not stable).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from slowflow.errors import CheckpointError
+from slowflow.io import atomic
+
+PREFIXES = ("module.", "_orig_mod.")
+CONTAINERS = ("ema", "model", "state_dict")
+METADATA_KEY = "slowflow"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors of a file, which part of it they are, and what the file says about itself.
+
+    Args:
+        tensors: parameter name -> tensor, on the CPU.
+        part: `ema`, `model`, `state_dict` or `flat`.
+        metadata: SlowFlow's own metadata; empty for foreign files.
+    """
+
+    tensors: dict[str, Tensor]
+    part: str
+    metadata: dict[str, Any]
+
+
+def save(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and metadata as one safetensors file, atomically."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    text = json.dumps(dict(metadata), sort_keys=True, allow_nan=False)
+    atomic.write_bytes(path, safetensors.torch.save(plain, {METADATA_KEY: text}))
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Open a safetensors or PyTorch file.
+
+    Args:
+        path: the file; its content decides the format, not its name.
+
+    Returns:
+        The weights: ema before model before the flat file, prefixes of wrappers stripped.
+
+    Raises:
+        CheckpointError: missing, empty, truncated, unsafe or not a checkpoint; NaN or infinity in a tensor.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, expected a checkpoint file")
+    if not path.is_file():
+        raise CheckpointError(f"no such checkpoint: {path}")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} is empty (0 bytes), expected a checkpoint")
+    is_torch = zipfile.is_zipfile(path) or path.read_bytes()[:2] in (b"\x80\x02", b"PK")
+    content, metadata = (_load_torch(path), {}) if is_torch else _load_safetensors(path)
+    part, tensors = _select(content, path)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise CheckpointError(f"{path}: '{name}' holds {bad} NaN or infinite values")
+    return Checkpoint(tensors, part, metadata)
+
+
+def _load_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (safetensors.SafetensorError, json.JSONDecodeError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size:,} bytes) is not a checkpoint, or is damaged: {error}"
+        ) from error
+
+
+def _load_torch(path: Path) -> Any:
+    try:
+        # argparse.Namespace is what SiT, DiT and REPA trainers store beside the weights; it holds plain values
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size:,} bytes) cannot be opened safely: {reason}; "
+            "it is truncated, not a checkpoint, or holds objects other than tensors"
+        ) from error
+
+
+def _select(content: Any, path: Path) -> tuple[str, dict[str, Tensor]]:
+    part = "flat"
+    if isinstance(content, Mapping):
+        for key in CONTAINERS:
+            if isinstance(content.get(key), Mapping):
+                part, content = key, content[key]
+                break
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a mapping of names to tensors")
+    tensors = {_strip(str(name)): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors")
+    return part, tensors
+
+
+def _strip(name: str) -> str:
+    for prefix in PREFIXES:
+        while name.startswith(prefix):
+            name = name[len(prefix) :]
+    return name

@@ -1,0 +1,53 @@
+"""Bootstrap by trajectory.
+
+Time points of one trajectory move together, so whole trajectories are resampled, never points (resampling points
+covers 34-47 % where 95 % is claimed). NumPy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from slowflow import rng
+from slowflow.errors import InputError
+from slowflow.records import Estimate
+
+RESAMPLES = 500
+LEVEL = 0.95
+
+
+def weights(n: int, resamples: int, seed: int, purpose: str) -> np.ndarray:
+    """How often each of n trajectories is drawn in each resample: [resamples, n], rows sum to n."""
+    if n < 2:
+        raise InputError(f"{n} trajectories cannot be resampled; at least 2 are needed")
+    draw = rng.generator(seed, f"bootstrap/{purpose}", n)
+    return draw.multinomial(n, np.full(n, 1.0 / n), size=resamples).astype(np.float64)
+
+
+def interval(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile interval of resampled values."""
+    tail = (1.0 - LEVEL) / 2.0
+    low, high = np.quantile(values, [tail, 1.0 - tail], axis=axis)
+    return low, high
+
+
+def mean_curve(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Means over trajectories in each resample: values [n, time], drawn [resamples, n] -> [resamples, time]."""
+    return drawn @ values / drawn.sum(axis=1, keepdims=True)
+
+
+def estimate(
+    statistic: Callable[[np.ndarray], float], resampled: Callable[[np.ndarray], np.ndarray], drawn: np.ndarray
+) -> Estimate:
+    """A statistic with its interval.
+
+    Args:
+        statistic: of the equal weights [n].
+        resampled: of all resamples [resamples, n] at once, returns [resamples].
+        drawn: the resamples.
+    """
+    low, high = interval(resampled(drawn))
+    n = drawn.shape[1]
+    return Estimate(float(statistic(np.ones(n))), float(low), float(high), n)

@@ -1,0 +1,185 @@
+"""gamma from slowed timesteps. NumPy arrays in, numbers with intervals out.
+
+Slack is r = (t - m) / t. Two gammas are always shown side by side, because they answer different questions:
+
+* `band`: the line through the origin below which 5 % of the states lie, gamma = 1 - slope. It is the width of the raw
+  fan, what the paper's Figure 1 shows (about 0.8 for SiT), and contains whatever a perfect model would draw too.
+* `excess`: 2 (mean slack of the model - mean slack of the null), for slack uniform on [0, gamma]. What is left above
+  the null; negative when the model runs fast. `excess_genuine` subtracts real interpolations, `excess_exact` a perfect
+  model with a fine solver on the same noise; `spread` is the same width read off the variance, sqrt(12 (var - var)).
+
+Times are weighted by the inverse variance of the null's slack, from T_MIN on: near the noise r is all error.
+Source: MixFlow (arXiv 2512.19311) for the model of slack; the estimators are SlowFlow's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from slowflow.measure.bootstrap import RESAMPLES, interval, weights
+from slowflow.records import Estimate, GammaFit
+
+BAND = 0.95
+"""Share of states the band holds: a stated choice."""
+T_MIN = 0.3
+OFF_PATH = 1.5
+"""Residual of the model over the genuine one above which no m fits."""
+STEPS_SHARE = 0.5
+"""Share of the excess that the step size must explain to dominate."""
+FEW = 25
+"""Fewest trajectories for which an interval is printed without a warning."""
+
+
+@dataclass(frozen=True)
+class Slack:
+    """Slowed timesteps of one kind under one reference.
+
+    Args:
+        m: [n, time]. t: [time], above 0. residual: [n, time].
+    """
+
+    m: np.ndarray
+    t: np.ndarray
+    residual: np.ndarray
+
+    @property
+    def r(self) -> np.ndarray:
+        """(t - m) / t."""
+        return 1.0 - self.m / self.t
+
+
+def band_edge(slack: Slack, drawn: np.ndarray) -> np.ndarray:
+    """gamma such that a share BAND of the points has t - m <= gamma t: [resamples].
+
+    Quantile regression of t - m on t through the origin at level BAND. Its solution is the weighted BAND-quantile of
+    the ratios r with weights t.
+    """
+    ratios = slack.r.ravel()
+    order = np.argsort(ratios, kind="stable")
+    owner = np.repeat(np.arange(len(slack.m)), slack.m.shape[1])[order]
+    share = np.broadcast_to(slack.t, slack.m.shape).ravel()[order]
+    edges = np.empty(len(drawn))
+    for i, row in enumerate(drawn):
+        mass = np.cumsum(row[owner] * share)
+        edges[i] = ratios[order][np.searchsorted(mass, BAND * mass[-1])]
+    return edges
+
+
+def time_weights(null: Slack) -> np.ndarray:
+    """Inverse variance of the null's slack at each time, zero below T_MIN, summing to 1."""
+    variance = null.r.var(axis=0) + 1e-12
+    w = np.where(null.t >= min(T_MIN, null.t.max()), 1.0 / np.maximum(variance, 0.01 * np.median(variance)), 0.0)
+    return np.asarray(w / w.sum())
+
+
+def moments(slack: Slack, w: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted mean of r and weighted within-time variance of r in each resample, both [resamples]."""
+    total = drawn.sum(axis=1, keepdims=True)
+    first, second = drawn @ slack.r / total, drawn @ slack.r**2 / total
+    return first @ w, np.maximum(second - first**2, 0.0) @ w
+
+
+def _difference(model: Slack, null: Slack, seed: int, name: str) -> tuple[Estimate, Estimate]:
+    """(2 x difference of mean slack, width from the difference of variances), each with an interval."""
+    w = time_weights(null)
+    drawn_model = weights(len(model.m), RESAMPLES, seed, "model")
+    # the exact null starts from the same noise, so it is resampled with the model; genuine states are drawn apart
+    paired = len(null.m) == len(model.m) and name in ("exact", "coarse")
+    drawn_null = drawn_model if paired else weights(len(null.m), RESAMPLES, seed, name)
+    ones_model, ones_null = np.ones((1, len(model.m))), np.ones((1, len(null.m)))
+    n = min(len(model.m), len(null.m))
+
+    def both(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean_a, var_a = moments(model, w, a)
+        mean_b, var_b = moments(null, w, b)
+        gap = var_a - var_b
+        return 2.0 * (mean_a - mean_b), np.sign(gap) * np.sqrt(12.0 * np.abs(gap))
+
+    (mean, spread), (means, spreads) = both(ones_model, ones_null), both(drawn_model, drawn_null)
+    return _with_interval(mean, means, n), _with_interval(spread, spreads, n)
+
+
+def _with_interval(value: np.ndarray, resampled: np.ndarray, n: int) -> Estimate:
+    low, high = interval(resampled)
+    return Estimate(float(value[0]), float(low), float(high), n)
+
+
+def fit(kinds: dict[str, Slack], *, seed: int = 0) -> GammaFit:
+    """Every estimate of gamma, the recommended one, and a verdict.
+
+    Args:
+        kinds: slack of `model` and of whichever nulls were measured (`genuine`, `exact`, `coarse`).
+        seed: of the bootstrap.
+    """
+    model = kinds["model"]
+    drawn = weights(len(model.m), RESAMPLES, seed, "model")
+    band = _with_interval(band_edge(model, np.ones((1, len(model.m)))), band_edge(model, drawn), len(model.m))
+    estimates = {"band": band}
+    for name in ("genuine", "exact", "coarse"):
+        if name in kinds:
+            excess, spread = _difference(model, kinds[name], seed, name)
+            estimates[f"excess_{name}"] = excess
+            if name == "genuine":
+                estimates["spread"] = spread
+    verdict, reason = judge(kinds, estimates)
+    return GammaFit(
+        gamma=float(np.clip(band.value, 0.0, 1.0)),
+        method="band",
+        estimates=estimates,
+        verdict=verdict,
+        reason=reason,
+        warnings=tuple(_warnings(kinds, estimates)),
+    )
+
+
+def judge(kinds: dict[str, Slack], estimates: dict[str, Estimate]) -> tuple[str, str]:
+    """(verdict, reason): one of the five legal verdicts and the sentence that carries it."""
+    model = kinds["model"]
+    late = model.t >= min(T_MIN, model.t.max())
+    if "genuine" in kinds:
+        ratio = model.residual[:, late].mean() / max(kinds["genuine"].residual[:, late].mean(), 1e-12)
+        if ratio > OFF_PATH and kinds["genuine"].residual[:, late].mean() > 1e-6:
+            return "off path", f"generated states stay {ratio:.1f} times as far from every ground truth as genuine ones do"
+    zeros = {name: estimates[f"excess_{name}"] for name in ("genuine", "exact") if f"excess_{name}" in estimates}
+    if not zeros:
+        return "none detectable", "no null was measured, so the raw times mean nothing by themselves"
+    if any(not e.excludes(0.0) for e in zeros.values()) or len({e.value > 0 for e in zeros.values()}) > 1:
+        parts = " and ".join(f"{e} against {_named(name)}" for name, e in zeros.items())
+        return "none detectable", f"the excess gamma is {parts}; not both lie clear of zero on the same side"
+    parts = " and ".join(f"{e} against {_named(name)}" for name, e in zeros.items())
+    if all(e.value < 0 for e in zeros.values()):
+        return "fast", f"generated states run ahead of the ground truth: excess gamma {parts}"
+    if "exact" in zeros and "coarse" in kinds and "exact" in kinds:
+        steps = _steps_share(kinds, zeros["exact"])
+        if steps >= STEPS_SHARE:
+            return "steps dominate", f"a perfect model under the same sampler and steps lags {steps:.0%} as much"
+    return "detected", f"generated states lag behind the ground truth: excess gamma {parts}"
+
+
+def _steps_share(kinds: dict[str, Slack], excess: Estimate) -> float:
+    w = time_weights(kinds["exact"])
+    coarse, exact = (kinds[name].r.mean(axis=0) @ w for name in ("coarse", "exact"))
+    return float(2.0 * (coarse - exact) / excess.value) if excess.value > 0 else 0.0
+
+
+def _named(null: str) -> str:
+    return {"genuine": "genuine states", "exact": "a perfect model"}[null]
+
+
+def _warnings(kinds: dict[str, Slack], estimates: dict[str, Estimate]) -> list[str]:
+    found = []
+    if len(kinds["model"].m) < FEW:
+        found.append(f"only {len(kinds['model'].m)} trajectories: intervals are too narrow below {FEW}")
+    if "genuine" not in kinds:
+        found.append("genuine states were not measured, so nothing says what zero is")
+    elif len(kinds["genuine"].m) < FEW:
+        found.append(f"only {len(kinds['genuine'].m)} genuine states stand behind the null")
+    band, excess = estimates["band"], estimates.get("excess_genuine")
+    if excess is not None and band.value > 0.05 and excess.high < 0.5 * band.value:
+        found.append(
+            f"most of the band ({band.value:.2f}) is drawn by genuine states too; it says how wide a mixture the paper's "
+            f"recipe would use, not how much exposure bias there is ({excess.value:.2f})"
+        )
+    return found

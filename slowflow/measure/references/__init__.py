@@ -1,0 +1,7 @@
+"""References: which ground truth a state is compared with. One file each; a registry finds them."""
+
+from __future__ import annotations
+
+from slowflow.measure.references.base import REFERENCES, Assigned, Reference, Trajectories
+
+__all__ = ["REFERENCES", "Assigned", "Reference", "Trajectories"]

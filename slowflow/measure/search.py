@@ -1,0 +1,270 @@
+"""Nearest ground truth over a bank: the joint minimum over data i and time m of
+
+    |state - alpha(m) data_i - sigma(m) noise|,        the noise of the state being known.
+
+Two exact ways that must agree:
+
+* `faiss`: for a fixed m the distance is alpha(m) times that of a nearest-data query at (state - sigma(m) noise) /
+  alpha(m). A few m of a provable window give a shortlist; a bound certifies that nothing outside it can win, and
+  states that cannot be certified go to the other way.
+* `torch`: <state, data_i>, <noise, data_i> and the norms give the best m of every candidate in closed form.
+
+Both end in `closest_time`, row by row in float64, so the answer depends neither on the engine nor on the batch.
+This is the only module that imports FAISS, and torch is imported first (their CUDA runtimes differ).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from slowflow.errors import InputError
+from slowflow.flow.interpolants import Interpolant
+from slowflow.measure.closest import LAST, Closest, closest_time
+
+try:
+    import faiss
+except Exception:  # a broken GPU wheel raises RuntimeError, not ImportError
+    faiss = None
+
+SHORTLIST = 8
+WINDOW_POINTS = 8
+CURVE_POINTS = 64
+ROUNDING = 1e-4
+"""Relative error allowed to FAISS's float32 distances when a shortlist is certified."""
+TILE = 2**24
+"""Distances held at once by the matrix engine (128 MB)."""
+
+
+def backends() -> list[str]:
+    """Search engines that work here, the preferred one first."""
+    return ["faiss", "torch"] if faiss is not None else ["torch"]
+
+
+def backend(name: str) -> str:
+    """`auto` becomes the preferred engine; anything else must exist.
+
+    Raises:
+        InputError: unknown name, or FAISS was asked for and is not installed.
+    """
+    if name == "auto":
+        return backends()[0]
+    if name not in ("faiss", "torch"):
+        raise InputError(f"unknown search backend '{name}' (known: auto, faiss, torch)")
+    if name not in backends():
+        raise InputError("the backend 'faiss' was asked for but FAISS is not installed: pip install 'slowflow[cpu]'")
+    return name
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest ground truth of each state: `closest` as for a single pair, and the row of the bank that won.
+
+    certified: share of states whose FAISS shortlist was proved complete (1 for the matrix engine). On lines the
+    others went to the matrix engine; on curves they rest on the probe's subsample check.
+    """
+
+    closest: Closest
+    index: np.ndarray
+    certified: float
+
+
+def nearest(
+    state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interpolant, engine: str = "auto"
+) -> Nearest:
+    """Joint minimum over the rows of one bank shard and over m in [0, 1].
+
+    Args:
+        state, noise: [n, d] float64.
+        rows: [N, d] float64, the data of one class.
+        path: the interpolant.
+        engine: auto, faiss or torch.
+
+    Raises:
+        InputError: shapes do not match or a row of the bank equals a noise.
+    """
+    if state.shape != noise.shape or state.shape[1] != rows.shape[1]:
+        raise InputError(f"states {state.shape}, noise {noise.shape} and bank {rows.shape} do not match")
+    if backend(engine) == "torch":
+        return _decide(state, noise, rows, path, _matrix_shortlist(state, noise, rows, path), 1.0)
+    shortlist, certified = _faiss_shortlist(state, noise, rows, path)
+    doubtful = np.flatnonzero(~certified)
+    if len(doubtful) and path.straight:
+        shortlist[doubtful] = _matrix_shortlist(state[doubtful], noise[doubtful], rows, path)
+    return _decide(state, noise, rows, path, shortlist, float(certified.mean()))
+
+
+def _decide(
+    state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interpolant, shortlist: np.ndarray, certified: float
+) -> Nearest:
+    """The best of each shortlist by exact distance; the lower row wins a tie."""
+    n, k = shortlist.shape
+    shortlist = np.sort(shortlist, axis=1)
+    columns = []
+    for j in range(k):
+        data = torch.from_numpy(rows[shortlist[:, j]])
+        columns.append(closest_time(torch.from_numpy(state), torch.from_numpy(noise), data, path))
+    winner = np.argmin(np.stack([c.distance for c in columns], axis=1), axis=1)
+    pick = np.arange(n)
+
+    def chosen(name: str) -> np.ndarray:
+        return np.stack([getattr(c, name) for c in columns], axis=1)[pick, winner]
+
+    best = Closest(chosen("m"), chosen("distance"), chosen("boundary"))
+    return Nearest(best, shortlist[pick, winner], certified)
+
+
+# ---------------------------------------------------------------------------------------------------- matrix engine
+
+
+def _matrix_shortlist(state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interpolant) -> np.ndarray:
+    """The SHORTLIST best rows of each state, [n, k], from inner products in float64."""
+    k = min(SHORTLIST, len(rows))
+    points = 1 if path.straight else CURVE_POINTS
+    tile = max(TILE // (len(rows) * points), 1)
+    bank = torch.from_numpy(rows)
+    norms = bank.square().sum(1)
+    parts = []
+    for i in range(0, len(state), tile):
+        x, x0 = torch.from_numpy(state[i : i + tile]), torch.from_numpy(noise[i : i + tile])
+        score = _line_energy(x, x0, bank, norms) if path.straight else _curve_energy(x, x0, bank, norms, path)
+        parts.append(score.topk(k, dim=1, largest=False).indices.numpy())
+    return np.concatenate(parts)
+
+
+def _line_energy(x: torch.Tensor, x0: torch.Tensor, bank: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
+    """Squared distance of each state to each segment, [n, N], up to |x - x0|^2."""
+    r = x - x0
+    along = r @ bank.T - (r * x0).sum(1, keepdim=True)
+    length = norms - 2 * (x0 @ bank.T) + x0.square().sum(1, keepdim=True)
+    m = (along / length).clamp(0.0, 1.0)
+    return m * (m * length - 2 * along)
+
+
+def _curve_energy(
+    x: torch.Tensor, x0: torch.Tensor, bank: torch.Tensor, norms: torch.Tensor, path: Interpolant
+) -> torch.Tensor:
+    """Least squared distance over a grid of m, [n, N], up to |x|^2."""
+    m = torch.linspace(0.0, LAST, CURVE_POINTS, dtype=torch.float64)
+    xy, ny = x @ bank.T, x0 @ bank.T
+    xn, nn = (x * x0).sum(1, keepdim=True), x0.square().sum(1, keepdim=True)
+    best = torch.full_like(xy, torch.inf)
+    for a, s in zip(path.alpha(m).tolist(), path.sigma(m).tolist(), strict=True):
+        energy = a * a * norms + 2 * a * s * ny + s * s * nn - 2 * a * xy - 2 * s * xn
+        best = torch.minimum(best, energy)
+    return best
+
+
+# ----------------------------------------------------------------------------------------------------- FAISS engine
+
+
+def _faiss_shortlist(
+    state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interpolant
+) -> tuple[np.ndarray, np.ndarray]:
+    """([n, k] best rows, [n] True where the shortlist is proved to hold the minimum).
+
+    Centred first: FAISS loses neighbours at a common offset.
+    """
+    centre = rows.mean(axis=0)
+    index = faiss.IndexFlatL2(rows.shape[1])
+    index.add(np.ascontiguousarray(rows - centre, dtype=np.float32))
+    k = min(SHORTLIST, len(rows))
+    if not path.straight:
+        times = np.broadcast_to(np.linspace(0.0, LAST, CURVE_POINTS + 1)[1:], (len(state), CURVE_POINTS))
+        found, energy = _query(index, state, noise, times, path, centre, k)
+        # the bound below holds for lines only: on curves the shortlist is unproved unless it holds every row
+        return _best_of(found, energy, k)[0], np.full(len(state), k == len(rows))
+    low, high = _window(index, state, noise, rows, centre)
+    times = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, WINDOW_POINTS)[None, :]
+    found, energy = _query(index, state, noise, times, path, centre, k)
+    shortlist, runner_up = _best_of(found, energy, k)
+    if k == len(rows):
+        return shortlist, np.full(len(state), True)
+    return shortlist, _certified(state, noise, rows, shortlist, runner_up, energy, high - low)
+
+
+def _query(
+    index: faiss.Index, state: np.ndarray, noise: np.ndarray, times: np.ndarray, path: Interpolant, centre: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nearest k rows at each of the given times: (row [n, times, k], squared distance to the interpolation)."""
+    found = np.empty((*times.shape, k), dtype=np.int64)
+    energy = np.empty((*times.shape, k), dtype=np.float64)
+    for j in range(times.shape[1]):
+        m = torch.from_numpy(np.ascontiguousarray(times[:, j]))
+        a, s = path.alpha(m).numpy()[:, None], path.sigma(m).numpy()[:, None]
+        query = np.ascontiguousarray((state - s * noise) / a - centre, dtype=np.float32)
+        distance, found[:, j] = index.search(query, k)
+        energy[:, j] = a**2 * distance
+    return found, energy
+
+
+def _window(
+    index: faiss.Index, state: np.ndarray, noise: np.ndarray, rows: np.ndarray, centre: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds outside which no m can win on a line, from one probe.
+
+    With r = state - noise, v = data - noise and D the least distance, |r| - m |v| <= D and m |v| - |r| <= D, so
+    (|r| - D) / max|v| <= m <= (|r| + D) / min|v|; any known distance is an upper bound of D.
+    """
+    r = state - noise
+    length = np.linalg.norm(r, axis=1)
+    to_centre, spread = np.linalg.norm(noise - centre, axis=1), np.linalg.norm(rows - centre, axis=1).max()
+    shortest, longest = np.maximum(to_centre - spread, 0.0), to_centre + spread
+    guess = np.clip(length / np.maximum(np.linalg.norm(centre - noise, axis=1), 1e-12), 1e-3, 1.0)
+    query = np.ascontiguousarray(noise + r / guess[:, None] - centre, dtype=np.float32)
+    nearest_row = index.search(query, 1)[1][:, 0]
+    v = rows[nearest_row] - noise
+    m = np.clip(np.einsum("nd,nd->n", r, v) / np.einsum("nd,nd->n", v, v), 0.0, 1.0)
+    bound = np.linalg.norm(r - m[:, None] * v, axis=1)
+    low = np.clip((length - bound) / longest, 1e-3, 1.0)
+    high = np.clip((length + bound) / np.maximum(shortest, 1e-12), 1e-3, 1.0)
+    return np.minimum(low, high), high
+
+
+def _best_of(found: np.ndarray, energy: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k distinct rows with the least energy at any probed time, and the energy of the next one (inf if none)."""
+    n = len(found)
+    flat_rows, flat_energy = found.reshape(n, -1), energy.reshape(n, -1)
+    by_energy = np.argsort(flat_energy, axis=1, kind="stable")
+    flat_rows, flat_energy = np.take_along_axis(flat_rows, by_energy, 1), np.take_along_axis(flat_energy, by_energy, 1)
+    # first appearance of each row: sort by row (stable, so the least energy comes first), mark changes, undo
+    by_row = np.argsort(flat_rows, axis=1, kind="stable")
+    sorted_rows = np.take_along_axis(flat_rows, by_row, 1)
+    first_sorted = np.ones_like(sorted_rows, dtype=bool)
+    first_sorted[:, 1:] = sorted_rows[:, 1:] != sorted_rows[:, :-1]
+    first = np.empty_like(first_sorted)
+    np.put_along_axis(first, by_row, first_sorted, axis=1)
+    energy_of_first = np.where(first, flat_energy, np.inf)
+    order = np.argsort(energy_of_first, axis=1, kind="stable")[:, : k + 1]
+    ranked = np.take_along_axis(energy_of_first, order, 1)
+    shortlist = np.take_along_axis(flat_rows, order[:, :k], 1)
+    return shortlist, ranked[:, k] if ranked.shape[1] > k else np.full(n, np.inf)
+
+
+def _certified(
+    state: np.ndarray,
+    noise: np.ndarray,
+    rows: np.ndarray,
+    shortlist: np.ndarray,
+    runner_up: np.ndarray,
+    energy: np.ndarray,
+    width: np.ndarray,
+) -> np.ndarray:
+    """True where no row outside the shortlist can be nearer.
+
+    At every probed time a row outside has at least the energy e = min(k-th energy there, runner-up). Its energy is a
+    parabola in m of curvature |v|^2, so between two probes a distance h apart it stays above e - |v|^2 h^2 / 4.
+    """
+    floor = np.minimum(energy[:, :, -1].min(axis=1), runner_up)
+    v = rows[shortlist[:, 0]] - noise
+    r = state - noise
+    m = np.clip(np.einsum("nd,nd->n", r, v) / np.einsum("nd,nd->n", v, v), 0.0, 1.0)
+    rest = r - m[:, None] * v
+    reached = np.einsum("nd,nd->n", rest, rest)
+    centre = rows.mean(axis=0)
+    longest = np.linalg.norm(noise - centre, axis=1) + np.linalg.norm(rows - centre, axis=1).max()
+    sag = (longest * width / (WINDOW_POINTS - 1)) ** 2 / 4
+    # below the window nothing can win, except at m = 0, where every row has the energy |r|^2
+    return (floor - sag) * (1.0 - ROUNDING) - ROUNDING * np.einsum("nd,nd->n", r, r) > reached

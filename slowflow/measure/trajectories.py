@@ -1,0 +1,135 @@
+"""Make the trajectories that are measured: the model's, genuine ones, and those of a perfect model.
+
+Noise and labels belong to the sample id, so a trajectory is the same in any batch, shard or order. Sample i has class
+i mod classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slowflow import rng
+from slowflow.data.images import ImageSet
+from slowflow.errors import InputError
+from slowflow.flow.exact import ExactMixture
+from slowflow.flow.grids import uniform_grid
+from slowflow.flow.guidance import guided
+from slowflow.flow.model import FlowModel, Predictor
+from slowflow.flow.samplers import Sampler, sampler, walk
+from slowflow.measure.references import Trajectories
+from slowflow.records import Probe
+
+FINE = 100
+"""The perfect model is solved with Heun on at least this many intervals."""
+WIDTH = 0.1
+"""Width of the perfect model's bumps around real images, as a share of the data's standard deviation."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything trajectories are made from.
+
+    Args:
+        model: the checkpoint under test.
+        heldout: real data that is neither in the bank nor trained on; genuine states and the perfect model use it.
+        probe: the settings.
+    """
+
+    model: FlowModel
+    heldout: ImageSet
+    probe: Probe
+
+    def labels(self, ids: np.ndarray) -> np.ndarray:
+        """Class of each sample id."""
+        return ids % max(self.model.classes, 1)
+
+    def noise(self, ids: np.ndarray) -> Tensor:
+        """Starting noise of each sample id, float64."""
+        return torch.from_numpy(rng.normal(self.probe.seed, "noise", ids.tolist(), self.model.shape))
+
+    def ids(self, kind: str) -> np.ndarray:
+        """Sample ids of a kind: genuine states are as many as there are held-out data, each used once."""
+        ids = np.arange(self.probe.samples)
+        if kind != "genuine":
+            return ids
+        counts = np.bincount(self._classes_of_heldout(), minlength=max(self.model.classes, 1))
+        usable = ids[ids // max(self.model.classes, 1) < counts[self.labels(ids)]]
+        if len(usable) < 2:
+            raise InputError(f"'{self.heldout.name}' holds too few images for a genuine null; at least 2 are needed")
+        return usable
+
+    def _classes_of_heldout(self) -> np.ndarray:
+        labels = self.heldout.labels.numpy()
+        return labels if self.model.classes else np.zeros_like(labels)
+
+    def make(self, kind: str, ids: np.ndarray, steps: int) -> Trajectories:
+        """Trajectories of the given samples on the grid with this many intervals."""
+        grid = uniform_grid(steps, end=self.model.t_max, shift=self.probe.shift)
+        if kind == "genuine":
+            return self._genuine(ids, grid)
+        if kind == "model":
+            field: Predictor = guided(self.model, self.probe.guidance)
+            return self._sampled(field, sampler(self.probe.sampler), ids, grid, every=1)
+        perfect = self.perfect()
+        if kind == "coarse":
+            return self._sampled(perfect, sampler(self.probe.sampler), ids, grid, every=1)
+        every = -(-FINE // steps)
+        fine = uniform_grid(steps * every, end=self.model.t_max, shift=self.probe.shift)
+        return self._sampled(perfect, sampler("heun"), ids, fine, every)
+
+    def perfect(self) -> ExactMixture:
+        """The exact flow of the held-out data, each image widened a little."""
+        data = self.heldout.data.to(torch.float64)
+        labels = torch.from_numpy(self._classes_of_heldout())
+        return ExactMixture(data, labels, WIDTH * float(data.std()), self.model.interpolant, t_max=self.model.t_max)
+
+    def _genuine(self, ids: np.ndarray, grid: Tensor) -> Trajectories:
+        labels, classes = self.labels(ids), max(self.model.classes, 1)
+        rows = np.empty(len(ids), dtype=np.int64)
+        for label in np.unique(labels):
+            own = np.flatnonzero(self._classes_of_heldout() == label)
+            order = own[rng.permutation(self.probe.seed, "genuine", len(own), int(label))]
+            rows[labels == label] = order[ids[labels == label] // classes]
+        data = self.heldout.data[torch.from_numpy(rows)].to(torch.float64)
+        noise = torch.from_numpy(rng.normal(self.probe.seed, "genuine/noise", ids.tolist(), self.model.shape))
+        states = torch.stack([self.model.interpolant.state(noise, data, t) for t in grid[1:]], dim=1)
+        return self._record(states, noise, data, labels, grid)
+
+    @torch.no_grad()
+    def _sampled(self, field: Predictor, method: Sampler, ids: np.ndarray, grid: Tensor, every: int) -> Trajectories:
+        labels, noise = self.labels(ids), self.noise(ids)
+        device = self.model.device
+        start = noise.to(device, torch.float64 if device.type == "cpu" else torch.float32)
+        cond = torch.from_numpy(labels).to(device)
+
+        def fresh(step: int, like: Tensor) -> Tensor:
+            draws = np.stack([rng.generator(self.probe.seed, "sde", int(i), step).standard_normal(self.model.shape) for i in ids])
+            return torch.from_numpy(draws).to(like)
+
+        states = [x for k, x in walk(field, method, start, cond, grid, fresh) if k and k % every == 0]
+        stacked = torch.stack(states, dim=1).cpu().to(torch.float64)
+        return self._record(stacked, noise, stacked[:, -1], labels, grid[::every])
+
+    def _record(self, states: Tensor, noise: Tensor, endpoint: Tensor, labels: np.ndarray, grid: Tensor) -> Trajectories:
+        return Trajectories(
+            states=states.flatten(2).numpy(),
+            noise=noise.flatten(1).numpy(),
+            endpoint=endpoint.flatten(1).numpy(),
+            labels=labels,
+            grid=grid[1:].numpy(),
+            path=self.model.interpolant,
+        )
+
+
+def nfe(model: FlowModel, probe: Probe, steps: int) -> int:
+    """Network calls of one sample."""
+    return sampler(probe.sampler).network_calls(guided(model, probe.guidance), steps)
+
+
+def with_steps(probe: Probe, steps: int) -> Probe:
+    """The probe reduced to one number of steps."""
+    return replace(probe, steps=(steps,))

@@ -1,0 +1,110 @@
+"""Records that cross floors: what was asked, what was found. Frozen, validated when made, plain values inside."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from slowflow.errors import InputError
+
+KINDS = ("model", "genuine", "exact", "coarse")
+"""model: the checkpoint's own states. genuine: real interpolations. exact: a perfect model with a fine solver.
+coarse: the perfect model under the user's sampler and steps."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its doubt.
+
+    Args:
+        value: the point estimate.
+        low, high: ends of its 95 % interval.
+        n: how many independent samples stand behind it.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def excludes(self, number: float) -> bool:
+        """True when `number` lies outside the interval."""
+        return not self.low <= number <= self.high
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is measured together.
+
+    Args:
+        samples: number of trajectories, at least 2.
+        steps: intervals of the sampling grid; the first is the one reported, others are measured beside it.
+        sampler: euler, heun, recombine or em.
+        references: which ground truth states are compared with.
+        guidance: scale of classifier-free guidance; 1 = none.
+        seed: of noise and nulls.
+        shift: resolution warp of the sampling grid.
+        nulls: kinds measured beside the model.
+        shard: samples a saved shard (and a batch) holds.
+        backend: search engine: auto, faiss or torch.
+    """
+
+    samples: int = 500
+    steps: tuple[int, ...] = (50,)
+    sampler: str = "euler"
+    references: tuple[str, ...] = ("own", "nearest")
+    guidance: float = 1.0
+    seed: int = 0
+    shift: float = 1.0
+    nulls: tuple[str, ...] = ("genuine", "exact", "coarse")
+    shard: int = 64
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.samples <= 10_000_000:
+            raise InputError(f"samples is {self.samples}, expected between 2 and 10,000,000")
+        if isinstance(self.steps, int):
+            object.__setattr__(self, "steps", (self.steps,))
+        if not self.steps or any(not 1 <= s <= 100_000 for s in self.steps):
+            raise InputError(f"steps is {list(self.steps)}, expected intervals between 1 and 100,000")
+        if len(set(self.steps)) < len(self.steps):
+            raise InputError(f"steps {list(self.steps)} names a number twice")
+        if isinstance(self.references, str):
+            object.__setattr__(self, "references", (self.references,))
+        if not self.references:
+            raise InputError("no reference was given")
+        if not math.isfinite(self.guidance) or not 0.0 <= self.guidance <= 100.0:
+            raise InputError(f"guidance is {self.guidance}, expected a scale between 0 and 100 (1 = none)")
+        if not 0.1 <= self.shift <= 100.0:
+            raise InputError(f"shift is {self.shift}, expected between 0.1 and 100")
+        if self.shard < 1:
+            raise InputError(f"shard is {self.shard}, expected at least 1")
+        unknown = [kind for kind in self.nulls if kind not in KINDS[1:]]
+        if unknown:
+            raise InputError(f"unknown null '{unknown[0]}' (known: {', '.join(KINDS[1:])})")
+
+
+@dataclass(frozen=True)
+class GammaFit:
+    """gamma, how it was found, and whether a correction is called for.
+
+    Args:
+        gamma: the recommended width of the slowed interval, in [0, 1].
+        method: the estimator it comes from: band or excess.
+        estimates: every estimator by name.
+        verdict: none detectable, detected, steps dominate, off path or fast.
+        reason: one sentence.
+        warnings: sentences that every table and figure repeats.
+        time: the time variable gamma refers to.
+    """
+
+    gamma: float
+    method: str
+    estimates: dict[str, Estimate]
+    verdict: str
+    reason: str
+    warnings: tuple[str, ...] = ()
+    time: str = "canonical t, 0 = noise, 1 = data"

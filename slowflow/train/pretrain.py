@@ -1,0 +1,103 @@
+"""Train a bundled-size SiT from a recorded recipe (a TOML file with [model], [data] and [train])."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from slowflow import rng
+from slowflow.config import from_mapping, read_toml
+from slowflow.data.images import ImageSet
+from slowflow.data.open import open_data
+from slowflow.errors import InputError
+from slowflow.families.sit import describe, flow_model
+from slowflow.families.sit.backbone import SiT, SiTConfig, initialise
+from slowflow.flow.model import FlowModel
+from slowflow.io import atomic, checkpoint
+from slowflow.io.run import RunFolder
+from slowflow.remedies.plain import Plain
+from slowflow.train.loop import Progress, TrainConfig, check_data, train
+from slowflow.train.state import TrainState
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Which data: `name` as for `--data`, and the share of each class that is held out."""
+
+    name: str
+    heldout: float = 0.2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe: the network, its conventions, the data and the training settings."""
+
+    name: str
+    model: SiTConfig
+    data: DataRecipe
+    train: TrainConfig
+    interpolant: str = "linear"
+    prediction: str = "velocity"
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Parse a recipe file strictly.
+
+    Raises:
+        InputError: not TOML, a section is missing, or a setting is unknown, missing or of the wrong type.
+    """
+    content = read_toml(path)
+    for section in ("model", "data", "train"):
+        if not isinstance(content.get(section), dict):
+            raise InputError(f"{path} lacks the section [{section}]")
+    unknown = sorted(content.keys() - {"name", "interpolant", "prediction", "model", "data", "train"})
+    if unknown:
+        raise InputError(f"unknown setting '{unknown[0]}' in {path}")
+    return Recipe(
+        name=str(content.get("name", Path(path).stem)),
+        model=from_mapping(SiTConfig, content["model"], f"[model] of {path}"),
+        data=from_mapping(DataRecipe, content["data"], f"[data] of {path}"),
+        train=from_mapping(TrainConfig, content["train"], f"[train] of {path}"),
+        interpolant=str(content.get("interpolant", "linear")),
+        prediction=str(content.get("prediction", "velocity")),
+    )
+
+
+def fresh_model(recipe: Recipe) -> FlowModel:
+    """The recipe's network with its initial weights, a function of the seed alone."""
+    net = initialise(SiT(recipe.model), rng.torch_generator(recipe.train.seed, "weights"))
+    return flow_model(net, path=recipe.interpolant, prediction=recipe.prediction, name=recipe.name)
+
+
+def pretrain(recipe: Recipe, out: str | Path, *, progress: Progress | None = None) -> Path:
+    """Train the recipe into the folder `out`, resuming when it is unfinished; returns the checkpoint's path."""
+    folder = RunFolder(out, "pretrain", recipe)
+    weights = folder.path / "model.safetensors"
+    if folder.finished:
+        return weights
+    train_set, heldout = open_data(recipe.data.name, classes=recipe.model.classes).split(recipe.data.heldout)
+    model = fresh_model(recipe)
+    check_data(model, train_set)
+    state = train(
+        model, train_set, Plain(), recipe.train, folder.path / "state.safetensors", heldout=heldout, progress=progress
+    )
+    finish(folder, model, state, train_set, {"recipe": asdict(recipe)})
+    return weights
+
+
+def finish(folder: RunFolder, model: FlowModel, state: TrainState, data: ImageSet, provenance: dict[str, Any]) -> None:
+    """Write the averaged weights, the loss curve and, last, the manifest."""
+    averaged = dict(state.ema_net.named_parameters())
+    metadata = {"model": describe(model), "provenance": provenance}
+    checkpoint.save(folder.path / "model.safetensors", averaged, metadata)
+    atomic.write_text(folder.path / "history.json", state.history_json())
+    tail = state.losses[-100:]
+    result = {
+        "checkpoint": "model.safetensors",
+        "steps": state.step,
+        "loss": sum(tail) / len(tail),
+        "heldout_loss": state.validation[-1][1] if state.validation else None,
+        "data": {"name": data.name, "sha256": data.fingerprint, "n": len(data)},
+    }
+    folder.finish(["model.safetensors", "history.json"], result)

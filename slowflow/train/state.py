@@ -1,0 +1,91 @@
+"""The resumable state of a training run: weights, EMA, Adam moments and the loss curve, in one safetensors file.
+
+Nothing about randomness is stored: every draw of step k is keyed by (seed, purpose, k).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from slowflow.errors import InputError
+from slowflow.io import checkpoint
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class TrainState:
+    """A network in training.
+
+    Args:
+        net: trained in place.
+        ema_decay: decay of the moving average a step, in [0, 1).
+        betas, weight_decay: AdamW's.
+    """
+
+    def __init__(self, net: nn.Module, *, ema_decay: float, betas: tuple[float, float], weight_decay: float) -> None:
+        self.net = net
+        self.parameters = {name: p for name, p in net.named_parameters() if p.requires_grad}
+        self.ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+        self.optimizer = torch.optim.AdamW(
+            list(self.parameters.values()), lr=0.0, betas=betas, weight_decay=weight_decay, foreach=True
+        )
+        # the average starts at the weights training starts from
+        self.ema.update_parameters(net)
+        self.step = 0
+        self.losses: list[float] = []
+        self.validation: list[tuple[int, float]] = []
+
+    @property
+    def ema_net(self) -> nn.Module:
+        """The averaged network: what is evaluated and shipped."""
+        return cast(nn.Module, self.ema.module)
+
+    def save(self, path: Path) -> None:
+        """Write everything as one file; the write is the commit."""
+        tensors: dict[str, Tensor] = {f"net/{name}": p for name, p in self.net.named_parameters()}
+        tensors |= {f"ema/{name}": p for name, p in self.ema_net.named_parameters()}
+        for name, parameter in self.parameters.items():
+            for moment in MOMENTS:
+                value = self.optimizer.state.get(parameter, {}).get(moment)
+                tensors[f"{moment}/{name}"] = torch.zeros_like(parameter) if value is None else value
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        tensors["validation"] = torch.tensor(self.validation, dtype=torch.float64).reshape(-1, 2)
+        checkpoint.save(path, tensors, {"step": self.step})
+
+    def load(self, path: Path) -> None:
+        """Restore what `save` wrote.
+
+        Raises:
+            InputError: the file belongs to another network.
+        """
+        stored = checkpoint.load(path)
+        expected = {f"net/{name}" for name, _ in self.net.named_parameters()}
+        if not expected <= stored.tensors.keys():
+            raise InputError(f"{path} holds the state of another network: no '{sorted(expected - stored.tensors.keys())[0]}'")
+        self.step = int(stored.metadata["step"])
+        with torch.no_grad():
+            for name, parameter in self.net.named_parameters():
+                parameter.copy_(stored.tensors[f"net/{name}"])
+            for name, parameter in self.ema_net.named_parameters():
+                parameter.copy_(stored.tensors[f"ema/{name}"])
+        for name, parameter in self.parameters.items():
+            self.optimizer.state[parameter] = {
+                "step": torch.tensor(float(self.step)),
+                **{moment: stored.tensors[f"{moment}/{name}"].clone() for moment in MOMENTS},
+            }
+        self.losses = stored.tensors["losses"].tolist()
+        self.validation = [(int(k), float(v)) for k, v in stored.tensors["validation"].tolist()]
+
+    def history_json(self) -> str:
+        """Loss curve as JSON text, thinned to at most 2,000 points of running means."""
+        width = max(len(self.losses) // 2000, 1)
+        curve = [
+            [i + width, sum(self.losses[i : i + width]) / width] for i in range(0, len(self.losses) - width + 1, width)
+        ]
+        return json.dumps({"loss": curve, "validation": self.validation})
