@@ -1,0 +1,7 @@
+"""Figures: one file each, `data(result) -> DataFrame` and `draw(data, axes)`. The only floor that knows matplotlib."""
+
+from __future__ import annotations
+
+from slowflow.figures.base import FIGURES, Figure, as_svg, save
+
+__all__ = ["FIGURES", "Figure", "as_svg", "save"]

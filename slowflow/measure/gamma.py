@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from slowflow.errors import InputError
 from slowflow.measure.bootstrap import RESAMPLES, interval, weights
 from slowflow.records import Estimate, GammaFit
 
@@ -132,6 +133,22 @@ def fit(kinds: dict[str, Slack], *, seed: int = 0) -> GammaFit:
         reason=reason,
         warnings=tuple(_warnings(kinds, estimates)),
     )
+
+
+def change(before: Slack, after: Slack, null: Slack, seed: int) -> Estimate:
+    """2 x (mean slack after - mean slack before), paired by sample id; negative = the lag shrank.
+
+    Args:
+        before, after: the same sample ids under two models. null: gives the weights of the times.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: the two were not measured on the same samples and times.
+    """
+    if before.m.shape != after.m.shape or not np.allclose(before.t, after.t):
+        raise InputError(f"measurements of {before.m.shape} and {after.m.shape} states cannot be paired by sample")
+    gap, w = 2.0 * (after.r - before.r) @ time_weights(null), weights(len(before.m), RESAMPLES, seed, "model")
+    return _with_interval(np.array([gap.mean()]), w @ gap / len(gap), len(gap))
 
 
 def judge(kinds: dict[str, Slack], estimates: dict[str, Estimate]) -> tuple[str, str]:

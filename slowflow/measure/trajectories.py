@@ -1,12 +1,8 @@
-"""Make the trajectories that are measured: the model's, genuine ones, and those of a perfect model.
-
-Noise and labels belong to the sample id, so a trajectory is the same in any batch, shard or order. Sample i has class
-i mod classes.
-"""
+"""Make the trajectories that are measured: the model's, genuine ones, and those of a perfect model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,6 +12,7 @@ from slowflow import rng
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError
 from slowflow.flow.exact import ExactMixture
+from slowflow.flow.generate import fresh_noise, labels_of, noise_of, state_dtype
 from slowflow.flow.grids import uniform_grid
 from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel, Predictor
@@ -43,21 +40,13 @@ class Source:
     heldout: ImageSet
     probe: Probe
 
-    def labels(self, ids: np.ndarray) -> np.ndarray:
-        """Class of each sample id."""
-        return ids % max(self.model.classes, 1)
-
-    def noise(self, ids: np.ndarray) -> Tensor:
-        """Starting noise of each sample id, float64."""
-        return torch.from_numpy(rng.normal(self.probe.seed, "noise", ids.tolist(), self.model.shape))
-
     def ids(self, kind: str) -> np.ndarray:
         """Sample ids of a kind: genuine states are as many as there are held-out data, each used once."""
         ids = np.arange(self.probe.samples)
         if kind != "genuine":
             return ids
         counts = np.bincount(self._classes_of_heldout(), minlength=max(self.model.classes, 1))
-        usable = ids[ids // max(self.model.classes, 1) < counts[self.labels(ids)]]
+        usable = ids[ids // max(self.model.classes, 1) < counts[labels_of(ids, self.model.classes)]]
         if len(usable) < 2:
             raise InputError(f"'{self.heldout.name}' holds too few images for a genuine null; at least 2 are needed")
         return usable
@@ -88,7 +77,7 @@ class Source:
         return ExactMixture(data, labels, WIDTH * float(data.std()), self.model.interpolant, t_max=self.model.t_max)
 
     def _genuine(self, ids: np.ndarray, grid: Tensor) -> Trajectories:
-        labels, classes = self.labels(ids), max(self.model.classes, 1)
+        labels, classes = labels_of(ids, self.model.classes), max(self.model.classes, 1)
         rows = np.empty(len(ids), dtype=np.int64)
         for label in np.unique(labels):
             own = np.flatnonzero(self._classes_of_heldout() == label)
@@ -101,15 +90,10 @@ class Source:
 
     @torch.no_grad()
     def _sampled(self, field: Predictor, method: Sampler, ids: np.ndarray, grid: Tensor, every: int) -> Trajectories:
-        labels, noise = self.labels(ids), self.noise(ids)
-        device = self.model.device
-        start = noise.to(device, torch.float64 if device.type == "cpu" else torch.float32)
-        cond = torch.from_numpy(labels).to(device)
-
-        def fresh(step: int, like: Tensor) -> Tensor:
-            draws = np.stack([rng.generator(self.probe.seed, "sde", int(i), step).standard_normal(self.model.shape) for i in ids])
-            return torch.from_numpy(draws).to(like)
-
+        labels, device = labels_of(ids, self.model.classes), self.model.device
+        noise = noise_of(self.probe.seed, ids, self.model.shape)
+        start, cond = noise.to(device, state_dtype(device)), torch.from_numpy(labels).to(device)
+        fresh = fresh_noise(self.probe.seed, ids, self.model.shape)
         states = [x for k, x in walk(field, method, start, cond, grid, fresh) if k and k % every == 0]
         stacked = torch.stack(states, dim=1).cpu().to(torch.float64)
         return self._record(stacked, noise, stacked[:, -1], labels, grid[::every])
@@ -129,7 +113,3 @@ def nfe(model: FlowModel, probe: Probe, steps: int) -> int:
     """Network calls of one sample."""
     return sampler(probe.sampler).network_calls(guided(model, probe.guidance), steps)
 
-
-def with_steps(probe: Probe, steps: int) -> Probe:
-    """The probe reduced to one number of steps."""
-    return replace(probe, steps=(steps,))

@@ -1,0 +1,1 @@
+"""Reports: one self-contained page made from finished runs only."""

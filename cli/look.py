@@ -1,0 +1,164 @@
+"""doctor, ls, check: look at the environment, at what is registered, at a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from slowflow.errors import InputError
+from slowflow_cli import shared as s
+
+WHAT = ("models", "families", "references", "remedies", "features", "figures", "data", "samplers")
+
+
+def doctor(json: s.Json = False, debug: s.Debug = False) -> int:
+    """What is installed, which search engine is used, what is missing and the line that mends it."""
+    import platform
+    from importlib import metadata
+
+    import torch
+
+    from slowflow.measure import search
+
+    out = s.Output(json, quiet=True)
+    providers = sorted(set(metadata.packages_distributions().get("faiss", [])))
+    problems = []
+    if len(providers) > 1:
+        problems.append(
+            f"{' and '.join(providers)} overwrite each other: pip uninstall -y {' '.join(providers)}; pip install {providers[0]}"
+        )
+    if providers and "faiss" not in search.backends():
+        problems.append("FAISS is installed but cannot be imported: pip install --force-reinstall " + providers[0])
+    notes = [] if providers else ["FAISS is not installed; the exact torch engine is used: pip install 'slowflow[cpu]'"]
+    for package, extra in (("mlxtend", "demo"), ("sklearn", "demo"), ("PIL", "demo")):
+        if not metadata.packages_distributions().get(package):
+            notes.append(f"{package} is not installed (bundled data sets): pip install 'slowflow[{extra}]'")
+    devices = ["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    found = {
+        "python": platform.python_version(),
+        "slowflow": metadata.version("slowflow"),
+        "torch": torch.__version__,
+        "faiss": {name: metadata.version(name) for name in providers},
+        "search": search.backends()[0],
+        "devices": devices,
+        "threads": torch.get_num_threads(),
+        "notes": notes,
+        "problems": problems,
+    }
+    for key, value in found.items():
+        if key not in ("notes", "problems"):
+            out.say(f"  {key:<9} {_flat(value)}")
+    for text in notes:
+        out.say(f"  note      {text}")
+    for text in problems:
+        out.say(f"  PROBLEM   {text}")
+    out.say("  all well" if not problems else f"  {len(problems)} problem(s)")
+    out.answer(found)
+    return 1 if problems else 0
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def ls(
+    what: Annotated[str, typer.Argument(help=" | ".join(WHAT))] = "models",
+    json: s.Json = False,
+    debug: s.Debug = False,
+) -> None:
+    """List what is registered, one line each."""
+    out = s.Output(json, quiet=True)
+    if what not in WHAT:
+        raise InputError(f"nothing is listed under '{what}' (known: {', '.join(WHAT)})")
+    rows = _listing(what)
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        out.say(f"  {row['name']:<{width}}  {row['summary']}   [{row['source']}]")
+    out.answer(rows)
+
+
+def _listing(what: str) -> list[dict[str, str]]:
+    if what in ("models", "features"):
+        from slowflow.cards import cards
+
+        kind = "model" if what == "models" else "features"
+        rows = [{"name": c.name, "summary": c.summary, "source": c.source} for c in cards(kind)]
+        pixels = {"name": "pixels", "summary": "the images themselves, flattened", "source": "none"}
+        return rows if kind == "model" else [*rows, pixels]
+    import importlib
+
+    places = {
+        "families": ("slowflow.families", "FAMILIES"),
+        "references": ("slowflow.measure.references", "REFERENCES"),
+        "remedies": ("slowflow.remedies", "REMEDIES"),
+        "figures": ("slowflow.figures", "FIGURES"),
+        "data": ("slowflow.data.sets", "SETS"),
+        "samplers": ("slowflow.flow.samplers", "SAMPLERS"),
+    }
+    module, name = places[what]
+    registry: Any = getattr(importlib.import_module(module), name)
+    return [{"name": entry.name, "summary": entry.summary, "source": entry.source} for entry in registry]
+
+
+def check(
+    model: s.Model,
+    data: Annotated[str | None, typer.Option("--data", help="Real data, for the time-direction test; a bundled model knows its own.")] = None,
+    family: s.Family = "sit",
+    factory: s.Factory = None,
+    interpolant: s.Interpolant = None,
+    prediction: s.Prediction = None,
+    heads: s.Heads = None,
+    threads: s.Threads = 0,
+    json: s.Json = False,
+    debug: s.Debug = False,
+) -> int:
+    """Is the checkpoint safe to open, whole, finite, and does its time run the right way?"""
+    out = s.Output(json, quiet=True)
+    s.setup(threads)
+    opened = s.open_model(model, family, factory, interpolant, prediction, heads)
+    from slowflow.cards import cards
+    from slowflow.data.open import open_data
+    from slowflow.families.open import direction_losses
+
+    bundled = {c.name: c for c in cards("model")}
+    data = data or (bundled[model].content["data"] if model in bundled else None)
+    problems, losses = [], None
+    if data is not None:
+        images = open_data(data, classes=opened.model.classes)
+        if images.shape != opened.model.shape:
+            raise InputError(f"'{images.name}' has items of shape {images.shape}, the model makes {opened.model.shape}")
+        right, flipped = direction_losses(opened.model, images)
+        losses = {"declared": right, "flipped": flipped}
+        if right >= flipped:
+            problems.append(
+                f"the loss on genuine states is {right:.3f} at the declared time and {flipped:.3f} at the flipped one: "
+                "time direction, interpolant or prediction is declared wrongly, or the data are not this model's"
+            )
+    found = {
+        "ok": not problems,
+        "family": bundled[model].content["family"] if model in bundled else family,
+        "sha256": opened.sha256,
+        "parameters": sum(p.numel() for p in opened.model.net.parameters()),
+        "shape": list(opened.model.shape),
+        "settings": opened.settings,
+        "part": opened.part,
+        "time_direction": losses,
+        "notes": opened.notes if data is not None else [*opened.notes, "no --data given: the time direction was not tested"],
+        "problems": problems,
+    }
+    out.say(f"  {opened.model.name}: {found['parameters']:,} parameters, states {opened.model.shape}, {found['settings']}")
+    out.say(f"  sha256 {opened.sha256}")
+    if losses:
+        out.say(f"  loss on genuine states: {losses['declared']:.3f} at the declared time, {losses['flipped']:.3f} flipped")
+    for text in found["notes"]:
+        out.say(f"  note: {text}")
+    for text in problems:
+        out.say(f"  PROBLEM: {text}")
+    out.say("  ok" if not problems else "  not ok")
+    out.answer(found)
+    return 0 if not problems else 1

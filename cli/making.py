@@ -1,0 +1,123 @@
+"""sample, evaluate: make images, and say how good they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slowflow.errors import InputError
+from slowflow_cli import shared as s
+
+
+def sample(
+    model: s.Model,
+    n: Annotated[int, typer.Option("--n", help="How many.")],
+    out: Annotated[Path, typer.Option("--out", help="FILE.npz with arr_0 (uint8 NHWC) and labels.")],
+    steps: Annotated[int, typer.Option(help="Intervals.")] = 50,
+    sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em.")] = "euler",
+    guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 = none.")] = 1.0,
+    images: Annotated[Path | None, typer.Option("--images", help="Also draw the first 100 into this PNG.")] = None,
+    latents: Annotated[bool, typer.Option("--latents", help="States are not images: write float32 data.")] = False,
+    family: s.Family = "sit",
+    factory: s.Factory = None,
+    interpolant: s.Interpolant = None,
+    prediction: s.Prediction = None,
+    heads: s.Heads = None,
+    device: s.Device = "auto",
+    dtype: s.Dtype = "float32",
+    seed: s.Seed = 0,
+    batch_size: s.Batch = "auto",
+    threads: s.Threads = 0,
+    config: s.Config = None,
+    json: s.Json = False,
+    quiet: s.Quiet = False,
+    debug: s.Debug = False,
+) -> None:
+    """Generate samples. Sample i is the same for any batch size, and has class i mod classes."""
+    output = s.Output(json, quiet)
+    where, precision = s.setup(threads, device, dtype)
+    opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
+    from slowflow.evaluate.sampling import SampleConfig
+    from slowflow.evaluate.sampling import sample as run
+    from slowflow.families.open import identity
+
+    pixels = not latents
+    if pixels and opened.model.shape[0] not in (1, 3):
+        raise InputError(f"states of shape {opened.model.shape} are not images; write them with --latents")
+    settings = SampleConfig(n, steps, sampler, guidance, seed, s.batch_size(batch_size))
+    output.say(f"sampling into {out}")
+    found = run(
+        opened.model, settings, out, pixels=pixels, model_id=identity(opened, model), progress=output.progress("sample")
+    )
+    if images is not None:
+        import numpy as np
+
+        from slowflow.figures.samples import COLUMNS, save_sheet
+
+        with np.load(out, allow_pickle=False) as stored:
+            save_sheet(stored["arr_0"][: COLUMNS * 10], images)
+        output.say(f"drawn: {images}")
+    output.say(f"{n} samples, {found['nfe']} network calls each: {out}")
+    output.answer(found)
+
+
+def evaluate(
+    model: s.Model,
+    data: s.Data,
+    features: Annotated[str, typer.Option("--features", help="fd-mnist, fd-digits, pixels, or a classifier file.")],
+    out: Annotated[Path, typer.Option("--out", help="Run folder; the same command again resumes.")],
+    steps: Annotated[list[int], typer.Option("--steps", help="Intervals; repeatable.")] = [50],  # noqa: B006
+    samples: Annotated[int, typer.Option(help="How many; the held-out reference has at most as many.")] = 500,
+    sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em.")] = "euler",
+    guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 = none.")] = 1.0,
+    heldout: s.Heldout = 0.2,
+    family: s.Family = "sit",
+    factory: s.Factory = None,
+    interpolant: s.Interpolant = None,
+    prediction: s.Prediction = None,
+    heads: s.Heads = None,
+    device: s.Device = "auto",
+    dtype: s.Dtype = "float32",
+    seed: s.Seed = 0,
+    threads: s.Threads = 0,
+    config: s.Config = None,
+    json: s.Json = False,
+    quiet: s.Quiet = False,
+    debug: s.Debug = False,
+) -> None:
+    """Frechet distance, density, coverage and label agreement against held-out images, at equal n, with intervals.
+
+    MODEL may also be a FILE.npz of samples; then steps and sampler are those it was made with.
+    """
+    output = s.Output(json, quiet)
+    where, precision = s.setup(threads, device, dtype)
+    from slowflow.data.open import open_data
+    from slowflow.evaluate.engine import Sampling
+    from slowflow.evaluate.engine import evaluate as run
+    from slowflow.evaluate.engine import evaluate_file
+    from slowflow.evaluate.features import open_features
+    from slowflow.families.open import identity
+
+    output.say(f"evaluating into {out}")
+    if model.endswith(".npz"):
+        images = open_data(data)
+        found = evaluate_file(Path(model), images, open_features(features, images.shape), out, heldout=heldout)
+    else:
+        opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
+        found = run(
+            opened.model,
+            open_data(data, classes=opened.model.classes),
+            open_features(features, opened.model.shape),
+            Sampling(samples, tuple(steps), sampler, guidance, seed),
+            out,
+            heldout=heldout,
+            model_id=identity(opened, model),
+            progress=output.progress("evaluate"),
+        )
+    for count in found.steps:
+        parts = [f"{found.facts['features']['name'] if m == 'fd' else m} {found.estimate(m, count)}" for m in found.metrics]
+        output.say(f"  {count:>4} steps: " + ", ".join(parts))
+    output.say(f"evaluated: {out}")
+    output.answer(found.result())

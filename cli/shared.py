@@ -1,0 +1,233 @@
+"""What every verb shares: options, output, progress, and errors as exit codes.
+
+Nothing heavy is imported here: `slowflow --help` must answer at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from slowflow.errors import InputError, SlowFlowError
+
+LOG_EVERY = 10.0
+"""Seconds between progress lines when stderr is not a terminal."""
+
+
+def _config_callback(context: typer.Context, value: Path | None) -> Path | None:
+    """Values of a TOML file become defaults; flags on the command line override them."""
+    if value is None:
+        return None
+    from slowflow.config import read_toml
+
+    try:
+        content = read_toml(value)
+    except SlowFlowError as error:
+        raise typer.BadParameter(str(error)) from error
+    known = {str(parameter.name) for parameter in context.command.params}
+    settings = {key.replace("-", "_"): item for key, item in content.items()}
+    for key in settings:
+        if key not in known:
+            raise typer.BadParameter(f"unknown setting '{key}' in {value}")
+    context.default_map = {**(context.default_map or {}), **settings}
+    return value
+
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, mps.")]
+Dtype = Annotated[str, typer.Option(help="Dtype of the network: float32, bfloat16, float16. States stay float32 or better.")]
+Seed = Annotated[int, typer.Option(help="Seed of every draw.")]
+Batch = Annotated[str, typer.Option("--batch-size", help="auto, or samples a batch.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the libraries.")]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="TOML file with defaults for these options.", is_eager=True, callback=_config_callback),
+]
+Family = Annotated[str, typer.Option(help="Who opens a path (slowflow ls families).")]
+Factory = Annotated[str | None, typer.Option(help="package.module:function, with --family custom. It is code and is run.")]
+Interpolant = Annotated[str | None, typer.Option(help="linear, gvp or vp, where the file does not say.")]
+Prediction = Annotated[str | None, typer.Option(help="velocity, noise, data, score or v, where the file does not say.")]
+Heads = Annotated[int | None, typer.Option(help="Attention heads, where the width does not tell.")]
+Model = Annotated[str, typer.Argument(help="A bundled model (slowflow ls models) or a checkpoint path; - with a factory.")]
+Data = Annotated[str, typer.Option("--data", help="mnist5k, digits, fashion-mnist, a folder of images, .npz or .safetensors.")]
+Heldout = Annotated[float, typer.Option(help="Share of each class held out for nulls and evaluation.")]
+
+
+class Output:
+    """People's text and the machine's answer, kept apart."""
+
+    def __init__(self, as_json: bool, quiet: bool) -> None:
+        self.as_json, self.quiet = as_json, quiet
+        self._stage, self._since, self._last, self._done0 = "", 0.0, 0.0, 0
+        self._width = 0
+
+    def say(self, text: str) -> None:
+        """A line for people: stdout, or stderr when stdout belongs to JSON."""
+        print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
+
+    def answer(self, value: Any) -> None:
+        """The machine's answer, only with --json."""
+        if self.as_json:
+            from slowflow.config import canonical
+
+            print(json.dumps(_finite(canonical(value)), indent=2, ensure_ascii=False), flush=True)
+
+    def stage(self, stage: str, done: int, total: int, note: str) -> None:
+        """Progress with rate and remaining time: a bar on a terminal, a plain line now and then elsewhere."""
+        if self.quiet:
+            return
+        now = time.monotonic()
+        if stage != self._stage:
+            self._end()
+            self._stage, self._since, self._last, self._done0 = stage, now, now, done
+        terminal = sys.stderr.isatty()
+        if done < total and now - self._last < (0.1 if terminal else LOG_EVERY):
+            return
+        self._last = now
+        rate = (done - self._done0) / max(now - self._since, 1e-9)
+        left = f"{_clock((total - done) / rate)} left" if rate > 0 and done < total else _clock(now - self._since)
+        if terminal:
+            filled = round(24 * done / max(total, 1))
+            line = f"  {stage}  {'█' * filled}{'░' * (24 - filled)} {done}/{total}  {left}  {note}"
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns
+            print("\r" + line[: columns - 1].ljust(min(self._width, columns - 1)), end="", file=sys.stderr, flush=True)
+            self._width = len(line)
+        else:
+            print(f"  {stage}: {done}/{total}, {left}, {note}", file=sys.stderr, flush=True)
+        if done >= total:
+            self._end()
+
+    def progress(self, stage: str) -> Callable[[int, int, str], None]:
+        """A progress callback for one stage."""
+        return lambda done, total, note: self.stage(stage, done, total, note)
+
+    def _end(self) -> None:
+        if self._stage and sys.stderr.isatty() and self._width:
+            print(file=sys.stderr)
+        self._stage, self._width = "", 0
+
+
+def _clock(seconds: float) -> str:
+    seconds = max(round(seconds), 0)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}" if seconds >= 3600 else f"{seconds // 60}:{seconds % 60:02d}"
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities as null, which JSON can hold."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def verb(function: Callable[..., int | None]) -> Callable[..., None]:
+    """Errors as sentences and exit codes; never a traceback without --debug."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **options: Any) -> None:
+        try:
+            code = function(*args, **options) or 0
+        except KeyboardInterrupt:
+            command = " ".join(["slowflow", *sys.argv[1:]])
+            _complain(f"stopped; everything finished is saved. To go on: {command}", options)
+            code = 130
+        except SlowFlowError as error:
+            _complain(str(error), options)
+            code = error.exit_code
+        except MemoryError:
+            _complain("out of memory; a smaller --batch-size needs less", options)
+            code = 4
+        except Exception as error:
+            if _out_of_memory(error):
+                _complain("out of memory; a smaller --batch-size needs less", options)
+                code = 4
+            else:
+                _complain(f"internal error ({type(error).__name__}: {error}); --debug shows where", options)
+                code = 1
+        raise typer.Exit(code)
+
+    return wrapped
+
+
+def _complain(text: str, options: dict[str, Any]) -> None:
+    if options.get("debug") and sys.exc_info()[0] is not KeyboardInterrupt:
+        traceback.print_exc()
+    print(f"slowflow: {text}", file=sys.stderr, flush=True)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def setup(threads: int, device: str = "auto", dtype: str = "float32") -> tuple[Any, Any]:
+    """Threads, device and dtype as torch objects.
+
+    Raises:
+        InputError: unknown device or dtype, or a device that is not there.
+    """
+    if threads < 0:
+        raise InputError(f"threads is {threads}, expected 0 or more")
+    if threads:
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ[name] = str(threads)
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in dtypes:
+        raise InputError(f"dtype is '{dtype}', expected one of {', '.join(dtypes)}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device '{device}' cannot be used here: {str(error).splitlines()[0]}") from error
+    return found, dtypes[dtype]
+
+
+def batch_size(text: str) -> int:
+    """`auto` is 64; anything else must be a number of samples."""
+    if text == "auto":
+        return 64
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"--batch-size is '{text}', expected auto or a number of samples above 0")
+    return int(text)
+
+
+def open_model(
+    model: str,
+    family: str,
+    factory: str | None,
+    interpolant: str | None,
+    prediction: str | None,
+    heads: int | None,
+    device: Any = None,
+    dtype: Any = None,
+) -> Any:
+    """Open MODEL and move it; the current folder is importable for factories."""
+    if factory is not None and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    from slowflow.families.base import OpenOptions
+    from slowflow.families.open import open_model as opener
+
+    opened = opener(model, family, OpenOptions(interpolant, prediction, heads, factory))
+    if device is not None:
+        opened.model.net.to(device=device, dtype=dtype)
+    return opened

@@ -1,0 +1,116 @@
+"""run, demo: the whole loop in one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from slowflow.errors import InputError
+from slowflow_cli import shared as s
+
+
+def run(
+    model: s.Model,
+    data: s.Data,
+    out: Annotated[Path, typer.Option("--out", help="Run folder; the same command again resumes.")],
+    features: Annotated[str, typer.Option("--features", help="What the Frechet distance is measured in (slowflow ls features).")] = "pixels",
+    steps: Annotated[int, typer.Option(help="Intervals of the measurement.")] = 50,
+    eval_steps: Annotated[list[int], typer.Option("--eval-steps", help="Intervals of the evaluation; repeatable.")] = [5, 10, 20, 50],  # noqa: B006
+    sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em.")] = "euler",
+    samples: Annotated[int, typer.Option(help="Trajectories, and samples for the evaluation.")] = 500,
+    gamma: Annotated[str, typer.Option(help="auto (measured), or a number in [0, 1].")] = "auto",
+    train_steps: Annotated[int, typer.Option(help="Steps of post-training, for MixFlow and for the plain control arm.")] = 2000,
+    lr: Annotated[float, typer.Option(help="Learning rate of post-training.")] = 2e-4,
+    heldout: s.Heldout = 0.2,
+    family: s.Family = "sit",
+    factory: s.Factory = None,
+    interpolant: s.Interpolant = None,
+    prediction: s.Prediction = None,
+    heads: s.Heads = None,
+    device: s.Device = "auto",
+    dtype: s.Dtype = "float32",
+    seed: s.Seed = 0,
+    batch_size: s.Batch = "auto",
+    threads: s.Threads = 0,
+    config: s.Config = None,
+    json: s.Json = False,
+    quiet: s.Quiet = False,
+    debug: s.Debug = False,
+) -> None:
+    """Check, measure, suggest, post-train with a plain control arm, measure again, evaluate, report."""
+    output = s.Output(json, quiet)
+    where, precision = s.setup(threads, device, dtype)
+    opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
+    from slowflow.evaluate.engine import Sampling
+    from slowflow.pipeline import RunConfig
+    from slowflow.records import Probe
+    from slowflow.train.loop import TrainConfig
+
+    size = s.batch_size(batch_size)
+    settings = RunConfig(
+        probe=Probe(samples=samples, steps=(steps,), sampler=sampler, seed=seed, shard=size),
+        sampling=Sampling(samples=samples, steps=tuple(eval_steps), sampler=sampler, seed=seed),
+        features=features,
+        train=TrainConfig(steps=train_steps, batch_size=size, lr=lr, lr_final=lr, seed=seed),
+        gamma=None if gamma == "auto" else _number(gamma),
+        heldout=heldout,
+    )
+    _whole(output, opened, model, data, settings, out)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Run folder; the same command again resumes.")] = Path("slowflow-demo"),
+    model: Annotated[str, typer.Option(help="The bundled model to look at.")] = "mnist-sit",
+    threads: s.Threads = 0,
+    json: s.Json = False,
+    quiet: s.Quiet = False,
+    debug: s.Debug = False,
+) -> None:
+    """The whole loop on a bundled model, ending in report.html: a few minutes on two cores."""
+    output = s.Output(json, quiet)
+    s.setup(threads)
+    from slowflow.cards import card
+    from slowflow.config import from_mapping
+    from slowflow.evaluate.engine import Sampling
+    from slowflow.pipeline import RunConfig
+    from slowflow.records import Probe
+    from slowflow.train.loop import TrainConfig
+
+    content = card(model, "model").content
+    if "demo" not in content:
+        raise InputError(f"the bundled model '{model}' has no demo")
+    told = content["demo"]
+    settings = RunConfig(
+        probe=from_mapping(Probe, {**told["probe"], "steps": tuple(told["probe"]["steps"])}, f"demo of {model}"),
+        sampling=from_mapping(Sampling, told["sampling"], f"demo of {model}"),
+        features=told["features"],
+        train=from_mapping(TrainConfig, told["train"], f"demo of {model}"),
+        descendants=bool(content.get("descendants")),
+    )
+    _whole(output, s.open_model(model, "sit", None, None, None, None), model, content["data"], settings, out)
+
+
+def _whole(output: s.Output, opened: Any, model: str, data: str, settings: Any, out: Path) -> None:
+    from slowflow.data.open import open_data
+    from slowflow.pipeline import run as pipeline
+    from slowflow.report import text
+    from slowflow.results import answer
+
+    output.say(f"running into {out}")
+    images = open_data(data, classes=opened.model.classes)
+    result = pipeline(opened, model, images, settings, out, progress=output.stage)
+    output.say("\n" + text.lag_sentence(result))
+    output.say(text.remedy_sentence(result))
+    output.say(text.advice(result))
+    report = (out / "report.html").resolve()
+    output.say(f"\nreport: {report}")
+    output.answer({**answer(result), "report": str(report)})
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--gamma is '{text}', expected auto or a number between 0 and 1") from None

@@ -1,0 +1,178 @@
+"""The Python surface: the verbs of the command line as functions.
+
+    import slowflow
+    model = slowflow.load("mnist-sit")
+    before = slowflow.measure(model, "mnist5k", slowflow.Probe(samples=500, steps=50), out="runs/before")
+    print(before.summary(), before.suggest())
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+from slowflow.data.images import ImageSet
+from slowflow.data.open import open_data
+from slowflow.errors import InputError
+from slowflow.evaluate import engine as evaluation
+from slowflow.evaluate.features import open_features
+from slowflow.evaluate.sampling import SampleConfig
+from slowflow.evaluate.sampling import sample as _sample
+from slowflow.families.base import OpenOptions
+from slowflow.families.open import open_model
+from slowflow.flow.model import FlowModel
+from slowflow.io import atomic
+from slowflow.measure import gamma as gammas
+from slowflow.measure.engine import measure as _measure
+from slowflow.measure.measurement import Measurement
+from slowflow.records import Estimate, GammaFit, Probe
+from slowflow.remedies import TrainingRemedy
+from slowflow.report.render import render
+from slowflow.results import RunResult
+from slowflow.train.loop import TrainConfig
+from slowflow.train.post import post_train as _post_train
+
+Data = str | Path | ImageSet
+
+
+def load(
+    model: str | Path, *, family: str = "sit", interpolant: str | None = None, prediction: str | None = None,
+    heads: int | None = None, factory: str | None = None,
+) -> FlowModel:
+    """Open a bundled model, a checkpoint file, or what a factory makes.
+
+    Args:
+        model: a bundled name (`slowflow ls models`) or a path; `-` for a factory without a file.
+        family: who opens a path: sit or custom.
+        interpolant, prediction, heads: what the file cannot tell.
+        factory: `package.module:function` for the custom family.
+
+    Raises:
+        CheckpointError: missing, damaged, unsafe, or of another family.
+    """
+    return open_model(model, family, OpenOptions(interpolant, prediction, heads, factory)).model
+
+
+def _fingerprint(model: FlowModel) -> dict[str, Any]:
+    """Identity of a model in memory: its name and a hash of its weights."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.net.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return {"name": model.name, "weights_sha256": digest.hexdigest()}
+
+
+def measure(
+    model: FlowModel, data: Data, probe: Probe | None = None, *, out: str | Path, heldout: float = 0.2
+) -> Measurement:
+    """How slow the model's states run, with nulls. Resumes `out` when it is unfinished.
+
+    Args:
+        model: from `load` or `FlowModel.from_callable`.
+        data: a name, a path or an ImageSet.
+        probe: what is measured; the defaults when None.
+        out: run folder.
+        heldout: share of each class kept out of the bank, for the nulls.
+    """
+    images = open_data(data, classes=model.classes)
+    return _measure(model, images, probe or Probe(), out, heldout=heldout, model_id=_fingerprint(model))
+
+
+def suggest(measurement: Measurement | str | Path) -> GammaFit:
+    """gamma with intervals and a verdict, from a measurement or its folder."""
+    found = measurement if isinstance(measurement, Measurement) else Measurement.load(measurement)
+    return found.suggest()
+
+
+def post_train(
+    model: FlowModel, data: Data, *, remedy: TrainingRemedy, steps: int, out: str | Path, seed: int = 0,
+    heldout: float = 0.2, **settings: Any,
+) -> FlowModel:
+    """A copy of the model, post-trained with `remedy`; resumes `out` when it is unfinished.
+
+    Args:
+        model: the starting point, left as it is.
+        data: a name, a path or an ImageSet.
+        remedy: `MixFlow(gamma)`, or `Plain()` for the control arm.
+        steps: optimiser steps.
+        out: run folder.
+        seed: of every draw; equal for arms that are compared.
+        heldout: share of each class never trained on.
+        settings: other fields of `slowflow.train.loop.TrainConfig`.
+    """
+    config = TrainConfig(steps=steps, seed=seed, **settings)
+    images = open_data(data, classes=model.classes)
+    return _post_train(model, images, remedy, config, out, heldout=heldout, model_id=_fingerprint(model))
+
+
+def sample(
+    model: FlowModel, n: int, *, steps: int = 50, sampler: str = "euler", guidance: float = 1.0, seed: int = 0,
+    out: str | Path, pixels: bool = True,
+) -> Path:
+    """Write n samples to the .npz file `out` (`arr_0` uint8 NHWC and `labels`) and return its path."""
+    config = SampleConfig(n, steps, sampler, guidance, seed)
+    return Path(_sample(model, config, out, pixels=pixels, model_id=_fingerprint(model))["file"])
+
+
+def evaluate(
+    model: FlowModel, data: Data, *, features: str, samples: int = 500, steps: Sequence[int] = (50,),
+    sampler: str = "euler", guidance: float = 1.0, seed: int = 0, out: str | Path, heldout: float = 0.2,
+) -> evaluation.Evaluation:
+    """Fidelity and coverage of the model's samples against held-out images, with intervals.
+
+    Args:
+        model, data: as for `measure`.
+        features: a bundled extractor (`slowflow ls features`), `pixels`, or a classifier file.
+        samples, steps, sampler, guidance, seed: how samples are made.
+        out: run folder.
+        heldout: share of each class that is the reference.
+    """
+    images = open_data(data, classes=model.classes)
+    sampling = evaluation.Sampling(samples, tuple(steps), sampler, guidance, seed)
+    return evaluation.evaluate(
+        model, images, open_features(features, model.shape), sampling, out, heldout=heldout, model_id=_fingerprint(model)
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two measurements side by side, paired by sample id.
+
+    lag_change: change of the lag in units of gamma, negative = smaller lag after. table: the summaries of both.
+    """
+
+    before: Measurement
+    after: Measurement
+    lag_change: Estimate
+
+
+def compare(before: Measurement, after: Measurement) -> Comparison:
+    """Compare two measurements of one protocol.
+
+    Raises:
+        InputError: the protocols differ; the message says in what.
+    """
+    mine, theirs = before.protocol(), after.protocol()
+    unlike = [key for key in mine if key != "model" and mine[key] != theirs[key]]
+    if unlike:
+        raise InputError(f"the measurements differ in {unlike[0]}: {mine[unlike[0]]} and {theirs[unlike[0]]}")
+    kinds = before.slack(before.main_reference)
+    after_slack = after.slack(before.main_reference)["model"]
+    null = kinds.get("genuine", kinds["model"])
+    change = gammas.change(kinds["model"], after_slack, null, int(before.config["probe"]["seed"]))
+    return Comparison(before, after, change)
+
+
+def report(runs: Sequence[str | Path | Measurement | evaluation.Evaluation], *, out: str | Path) -> Path:
+    """One self-contained HTML page from finished runs; returns its path."""
+    paths = [run if isinstance(run, str | Path) else run.path for run in runs]
+    atomic.write_text(out, render(RunResult.load(*paths)))
+    return Path(out)
+
+

@@ -1,0 +1,83 @@
+"""What a figure is, and how it becomes a file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from slowflow.errors import InputError
+from slowflow.figures.style import STYLE
+from slowflow.io import atomic
+from slowflow.registry import Registry
+from slowflow.results import RunResult
+
+FORMATS = ("png", "svg", "pdf")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure.
+
+    Args:
+        title: said above it.
+        caption: how to read it, two or three sentences.
+        data: everything it shows, as a table; raises InputError when the result lacks it.
+        draw: paints the table on axes.
+        panels: how many axes the table needs, and their size in inches.
+        alt: one sentence for those who cannot see it, made from the table.
+    """
+
+    title: str
+    caption: str
+    data: Callable[[RunResult], pd.DataFrame]
+    draw: Callable[[pd.DataFrame, list[Axes]], None]
+    panels: Callable[[pd.DataFrame], tuple[int, float, float]]
+    alt: Callable[[pd.DataFrame], str]
+
+
+FIGURES: Registry[Figure] = Registry("figure", "slowflow.figures")
+
+
+def canvas(figure: Figure, table: pd.DataFrame) -> Canvas:
+    """Draw a figure's table on a fresh canvas (no global state, no window)."""
+    with matplotlib.rc_context(STYLE):
+        count, width, height = figure.panels(table)
+        paper = Canvas(figsize=(width * count, height), layout="constrained")
+        axes = paper.subplots(1, count, squeeze=False)
+        figure.draw(table, list(np.ravel(axes)))
+        paper.canvas.draw()
+        return paper
+
+
+def rendered(figure: Figure, table: pd.DataFrame, suffix: str) -> bytes:
+    """The figure in one of FORMATS; the same table gives the same bytes."""
+    if suffix not in FORMATS:
+        raise InputError(f"'.{suffix}' is not a figure format (known: {', '.join(FORMATS)})")
+    paper, buffer = canvas(figure, table), io.BytesIO()
+    dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[suffix]
+    with matplotlib.rc_context(STYLE):
+        paper.savefig(buffer, format=suffix, dpi=160, metadata=dated)
+    return buffer.getvalue()
+
+
+def save(figure: Figure, result: RunResult, path: str | Path) -> Path:
+    """Write the figure, and its table as CSV beside it; the suffix of `path` decides the format."""
+    path = Path(path)
+    table = figure.data(result)
+    atomic.write_bytes(path, rendered(figure, table, path.suffix.lstrip(".").lower()))
+    columns = [c for c in table.columns if table[c].map(np.isscalar).all()]
+    atomic.write_text(path.with_suffix(".csv"), table[columns].to_csv(index=False))
+    return path
+
+
+def as_svg(figure: Figure, table: pd.DataFrame) -> str:
+    """The figure as SVG text, for pages."""
+    return rendered(figure, table, "svg").decode("utf-8")

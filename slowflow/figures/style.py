@@ -1,0 +1,49 @@
+"""One look for every figure: colour-blind-safe (Okabe and Ito), readable in print and from the last row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.axes import Axes
+
+INK, GREY, PALE = "#222222", "#8a8a8a", "#d9d9d9"
+ORANGE, BLUE, GREEN, PURPLE, SKY = "#D55E00", "#0072B2", "#009E73", "#AA4499", "#56B4E9"
+
+KIND = {"model": ORANGE, "genuine": GREY, "exact": BLUE, "coarse": SKY}
+KIND_NAME = {
+    "model": "this model",
+    "genuine": "genuine states",
+    "exact": "a perfect model",
+    "coarse": "a perfect model, same steps",
+}
+ROLE = {"base": INK, "plain": BLUE, "mixflow": ORANGE, "other": GREEN}
+
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.grid": True,
+    "grid.color": "#ececec",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "lines.linewidth": 2.0,
+    "axes.unicode_minus": True,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "slowflow",
+    "pdf.fonttype": 42,
+}
+
+
+def note(axes: Axes, text: str, x: float, y: float, **options: Any) -> None:
+    """A quiet word inside the axes, in axes coordinates."""
+    axes.text(x, y, text, transform=axes.transAxes, color=GREY, fontsize=9.5, **options)

@@ -1,0 +1,169 @@
+"""run: check, measure, suggest, post-train with a control arm, measure again, evaluate, report. One folder, resumable.
+
+    out/measure-<arm>/    out/posttrain-<arm>/    out/evaluate-<arm>/    out/report.html    out/manifest.json
+
+Every stage is a run folder of its own and is skipped when finished, so a run that was stopped at any moment is
+finished by the same command. Every arm has the same seeds, steps, averaging and n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slowflow.cards import card
+from slowflow.data.images import ImageSet
+from slowflow.errors import InputError
+from slowflow.evaluate.engine import Sampling, evaluate
+from slowflow.evaluate.features import open_features
+from slowflow.families.base import Opened
+from slowflow.families.open import direction_losses, identity, open_model
+from slowflow.flow.model import FlowModel
+from slowflow.io import atomic
+from slowflow.io.run import RunFolder
+from slowflow.measure.engine import measure
+from slowflow.measure.measurement import Measurement
+from slowflow.records import Probe
+from slowflow.report.render import render
+from slowflow.results import Arm, RunResult, answer, collect
+from slowflow.train.loop import TrainConfig
+from slowflow.train.post import make_remedy, post_train
+
+Progress = Callable[[str, int, int, str], None]
+LONG = "long"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings of a whole run.
+
+    Args:
+        probe: what is measured, on every arm.
+        sampling: how samples for the evaluation are made.
+        features: what the Frechet distance is measured in.
+        train: settings of the live post-training arms.
+        gamma: width of MixFlow's interval; None takes the measured one (`auto`).
+        heldout: share of each class that is held out.
+        descendants: also compare the bundled long post-trainings of this card.
+    """
+
+    probe: Probe = field(default_factory=Probe)
+    sampling: Sampling = field(default_factory=Sampling)
+    features: str = "fd-mnist"
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1000))
+    gamma: float | None = None
+    heldout: float = 0.2
+    descendants: bool = False
+
+
+def run(
+    opened: Opened, spec: str, data: ImageSet, config: RunConfig, out: str | Path, *, progress: Progress | None = None
+) -> RunResult:
+    """The whole loop on one model; returns the finished run (report included).
+
+    Args:
+        opened: the model to look at.
+        spec: what it was asked for by.
+        data: real images.
+        config: settings.
+        out: run folder.
+        progress: called with (stage, done, total, note).
+
+    Raises:
+        InputError: the model fails its check on this data, or any stage refuses its input.
+    """
+    identified = identity(opened, spec)
+    features = open_features(config.features, opened.model.shape)
+    folder = RunFolder(out, "run", {"model": identified, "data": {"name": data.name, "sha256": data.fingerprint}, "run": config})
+    if folder.finished:
+        return RunResult.load(folder.path)
+    check = _check(opened.model, data)
+
+    def report(stage: str) -> Callable[[int, int, str], None]:
+        return lambda done, total, note: progress(stage, done, total, note) if progress is not None else None
+
+    def look(arm: Arm, model: FlowModel, model_id: dict[str, Any]) -> None:
+        where = folder.path / f"measure-{arm.name}"
+        found = measure(
+            model, data, config.probe, where, heldout=config.heldout, model_id=model_id, progress=report(f"measure {arm.title}")
+        )
+        evaluate(
+            model,
+            data,
+            features,
+            config.sampling,
+            folder.path / f"evaluate-{arm.name}",
+            heldout=config.heldout,
+            model_id=model_id,
+            known=_known(found, config),
+            progress=report(f"evaluate {arm.title}"),
+        )
+
+    base = Arm("base", "before", "base")
+    look(base, opened.model, identified)
+    fit = Measurement.load(folder.path / "measure-base").suggest()
+    gamma = fit.gamma if config.gamma is None else config.gamma
+    arms = [base]
+    for arm, model, model_id in _descendants(opened, spec) if config.descendants else []:
+        look(arm, model, model_id)
+        arms.append(arm)
+    for role in ("plain", "mixflow"):
+        steps = config.train.steps
+        arm = Arm(role, f"{_titled(role, gamma)}, {steps:,} steps", role, gamma if role == "mixflow" else None, steps)
+        trained = post_train(
+            opened.model,
+            data,
+            make_remedy(role, gamma),
+            config.train,
+            folder.path / f"posttrain-{role}",
+            heldout=config.heldout,
+            model_id=identified,
+            progress=report(f"post-train {arm.title}"),
+        )
+        look(arm, trained, {**identified, "posttrained": role, "gamma": arm.gamma, "steps": steps})
+        arms.append(arm)
+    result = {"arms": [asdict(arm) for arm in arms], "check": check, "gamma": gamma}
+    finished = collect(folder.path, result)
+    atomic.write_text(folder.path / "report.html", render(finished))
+    folder.finish(["report.html"], {**result, "answer": answer(finished)})
+    return RunResult.load(folder.path)
+
+
+def _titled(role: str, gamma: float | None) -> str:
+    return f"MixFlow, gamma {gamma:.2f}" if role == "mixflow" else "plain"
+
+
+def _check(model: FlowModel, data: ImageSet) -> dict[str, Any]:
+    """Refuse a model whose time runs the wrong way on this data."""
+    if data.shape != model.shape:
+        raise InputError(f"'{data.name}' has items of shape {data.shape}, the model makes {model.shape}")
+    right, flipped = direction_losses(model, data)
+    if right >= flipped:
+        raise InputError(
+            f"the loss on genuine states is {right:.3f} at the declared time and {flipped:.3f} at the flipped one; "
+            "the time direction, the interpolant or the prediction is declared wrongly, or the data are not the model's"
+        )
+    return {"loss_declared_time": right, "loss_flipped_time": flipped}
+
+
+def _known(found: Measurement, config: RunConfig) -> dict[int, Any]:
+    """Samples the measurement has already made under the evaluation's protocol."""
+    probe, sampling = config.probe, config.sampling
+    same = (probe.sampler, probe.guidance, probe.seed, probe.shift) == (sampling.sampler, sampling.guidance, sampling.seed, 1.0)
+    if not same or probe.samples < sampling.samples:
+        return {}
+    return {steps: found.array("final", steps=steps) for steps in probe.steps if steps in sampling.steps}
+
+
+def _descendants(opened: Opened, spec: str) -> list[tuple[Arm, FlowModel, dict[str, Any]]]:
+    """The bundled long post-trainings of a bundled model."""
+    found = []
+    for role, name in card(spec, "model").content.get("descendants", {}).items():
+        bundled = open_model(name)
+        provenance = card(name, "model").content["provenance"]
+        gamma, steps = provenance["remedy"].get("gamma"), int(provenance["train"]["steps"])
+        arm = Arm(f"{role}-{LONG}", f"{_titled(role, gamma)}, {steps:,} steps", role, gamma, steps)
+        found.append((arm, bundled.model, identity(bundled, name)))
+    return found

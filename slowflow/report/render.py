@@ -1,0 +1,143 @@
+"""Render a report: figures as inline images, text from numbers, one HTML file that opens offline."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from importlib import metadata, resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from slowflow.errors import InputError
+from slowflow.figures import FIGURES
+from slowflow.figures.base import rendered
+from slowflow.report import text
+from slowflow.results import RunResult
+
+ORDER = ("fan", "excess", "quality", "samples", "before-after", "gamma")
+LEADING = 3
+RASTER = ("samples",)
+CITATIONS = (
+    (
+        "MixFlow and the slowed timestep",
+        "@inproceedings{mixflow, title={MixFlow Training: Alleviating Exposure Bias with Slowed Interpolation Mixture}, "
+        "booktitle={CVPR}, year={2026}, note={arXiv:2512.19311}}",
+    ),
+    (
+        "SiT",
+        "@inproceedings{sit, title={SiT: Exploring Flow and Diffusion-based Generative Models with Scalable Interpolant "
+        "Transformers}, author={Ma, Nanye and others}, booktitle={ECCV}, year={2024}, note={arXiv:2401.08740}}",
+    ),
+    (
+        "Frechet distance",
+        "@inproceedings{fid, title={GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium}, "
+        "author={Heusel, Martin and others}, booktitle={NeurIPS}, year={2017}, note={arXiv:1706.08500}}",
+    ),
+    (
+        "Density and coverage",
+        "@inproceedings{prdc, title={Reliable Fidelity and Diversity Metrics for Generative Models}, "
+        "author={Naeem, Muhammad Ferjad and others}, booktitle={ICML}, year={2020}, note={arXiv:2002.09797}}",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure ready for the page."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    uri: str
+
+
+def pictures(result: RunResult) -> list[Picture]:
+    """Every figure the result has data for, in reading order."""
+    found = []
+    for name in ORDER:
+        figure = FIGURES.get(name)
+        try:
+            table = figure.data(result)
+        except InputError:
+            continue  # this result has no such data; the page then has no such figure
+        suffix = "png" if name in RASTER else "svg"
+        kind = "image/png" if suffix == "png" else "image/svg+xml"
+        payload = base64.b64encode(rendered(figure, table, suffix)).decode()
+        found.append(Picture(name, figure.title, figure.caption, figure.alt(table), f"data:{kind};base64,{payload}"))
+    return found
+
+
+def quality_rows(result: RunResult) -> list[dict[str, Any]]:
+    """Rows of the table: one a metric and step count, a cell an arm."""
+    if not result.evaluations:
+        return []
+    arms = [arm for arm in result.arms if arm.name in result.evaluations]
+    first = result.evaluations[arms[0].name]
+    rows = []
+    for metric in first.metrics:
+        digits = 1 if metric == "fd" else 3
+        for steps in first.steps:
+            cells = [text.plain(result.evaluations[arm.name].estimate(metric, steps), digits) for arm in arms]
+            label = first.facts["features"]["name"] if metric == "fd" else metric
+            rows.append({"metric": label, "steps": steps, "cells": cells})
+    return rows
+
+
+def lag_rows(result: RunResult) -> list[dict[str, Any]]:
+    """Rows of the table of lags: one an arm."""
+    rows = []
+    for arm in result.arms:
+        if arm.name not in result.measurements:
+            continue
+        fit = result.measurements[arm.name].suggest()
+        cells = {name: text.plain(one, 3) for name, one in fit.estimates.items()}
+        rows.append({"title": arm.title, "verdict": fit.verdict, "estimates": cells})
+    return rows
+
+
+def comparison_rows(result: RunResult) -> list[dict[str, Any]]:
+    """MixFlow against plain of the same length, every metric, every step count."""
+    rows = []
+    for mixed, control in text.pairs(result):
+        if not {mixed.name, control.name} <= result.evaluations.keys():
+            continue
+        for steps in result.evaluations[mixed.name].steps:
+            found = text.changes(result, mixed, control, steps)
+            cells = [{"text": text.signed(c.estimate, 2 if c.metric == "fd" else 3), "word": c.word} for c in found]
+            rows.append({"pair": f"{mixed.title} − plain", "steps": steps, "labels": [c.label for c in found], "cells": cells})
+    return rows
+
+
+def render(result: RunResult) -> str:
+    """The page as HTML text; everything from outside is escaped."""
+    folder = resources.files("slowflow.report")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
+    drawn = pictures(result)
+    measured = next(iter(result.measurements.values()), None)
+    evaluated = next(iter(result.evaluations.values()), None)
+    return template.render(
+        css=(folder / "page.css").read_text(encoding="utf-8"),
+        version=metadata.version("slowflow"),
+        model=(measured.config if measured else evaluated.config if evaluated else {})["model"]["name"],
+        data=(measured.config if measured else evaluated.config if evaluated else {})["data"]["name"],
+        first=text.lag_sentence(result) if measured else "",
+        second=text.remedy_sentence(result),
+        advice=text.advice(result),
+        leading=drawn[:LEADING],
+        others=drawn[LEADING:],
+        arms=[arm for arm in result.arms if arm.name in result.evaluations],
+        quality=quality_rows(result),
+        comparison=comparison_rows(result),
+        lags=lag_rows(result),
+        fit=result.fit if measured else None,
+        warnings=result.fit.warnings if measured else (),
+        memorisation=evaluated.facts["memorisation"] if evaluated else {},
+        measured=measured.protocol() if measured else None,
+        search=measured.facts["search"] if measured else {},
+        evaluated=evaluated.protocol(text.main_steps(result)) if evaluated else None,
+        check=result.check,
+        citations=CITATIONS,
+    )

@@ -1,0 +1,129 @@
+"""What a report says in words. Every sentence is made from the numbers it stands beside, never the other way round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slowflow.evaluate.engine import HIGHER_IS_BETTER
+from slowflow.records import Estimate
+from slowflow.results import Arm, RunResult, lag_change
+
+HEADLINE = {
+    "none detectable": "No lag that belongs to this model was found",
+    "detected": "Generated states lag behind the ground truth",
+    "steps dominate": "The lag comes mostly from the step size",
+    "off path": "Generated states leave the path of real interpolations",
+    "fast": "Generated states run ahead of the ground truth",
+}
+ADVICE = {
+    "none detectable": "No correction is needed on this evidence; more samples would narrow the intervals.",
+    "detected": "A correction is worth trying; compare it with plain training of the same length before shipping it.",
+    "steps dominate": "Use more steps or Heun first; post-training would treat the wrong cause.",
+    "off path": "No single time describes these states; look at the samples and the residual before correcting anything.",
+    "fast": "MixFlow slows the inputs of training, the wrong direction here; do not apply it.",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One arm against another on one metric.
+
+    Args:
+        metric: fd, density, coverage or agreement. label: its printed name.
+        estimate: difference, paired by sample id.
+        word: better, worse or `no significant change`.
+    """
+
+    metric: str
+    label: str
+    estimate: Estimate
+    word: str
+
+
+def signed(estimate: Estimate, digits: int = 2) -> str:
+    """+1.23 [+0.50, +1.90]."""
+    minus = lambda x: f"{x:+.{digits}f}".replace("-", "−")  # noqa: E731
+    return f"{minus(estimate.value)} [{minus(estimate.low)}, {minus(estimate.high)}]"
+
+
+def plain(estimate: Estimate, digits: int = 2) -> str:
+    """1.23 [0.50, 1.90]."""
+    minus = lambda x: f"{x:.{digits}f}".replace("-", "−")  # noqa: E731
+    return f"{minus(estimate.value)} [{minus(estimate.low)}, {minus(estimate.high)}]"
+
+
+def changes(result: RunResult, after: Arm, before: Arm, steps: int) -> list[Change]:
+    """All metrics of one arm against another at one step count."""
+    a, b = result.evaluations[after.name], result.evaluations[before.name]
+    found = []
+    for metric in a.metrics:
+        difference = a.difference(b, metric, steps)
+        word = "no significant change"
+        if difference.excludes(0.0):
+            word = "better" if (difference.value > 0) == HIGHER_IS_BETTER[metric] else "worse"
+        label = a.facts["features"]["name"] if metric == "fd" else metric
+        found.append(Change(metric, label, difference, word))
+    return found
+
+
+def pairs(result: RunResult) -> list[tuple[Arm, Arm]]:
+    """(MixFlow arm, plain arm of the same length), the longest first."""
+    plains = {arm.steps: arm for arm in result.arms if arm.role == "plain"}
+    mixed = sorted((arm for arm in result.arms if arm.role == "mixflow"), key=lambda arm: -arm.steps)
+    return [(arm, plains[arm.steps]) for arm in mixed if arm.steps in plains]
+
+
+def main_steps(result: RunResult) -> int:
+    """The step count the headline speaks of: the measured one if it was evaluated, else the largest evaluated."""
+    first = next(iter(result.evaluations.values()))
+    measured = next(iter(result.measurements.values())).steps[0] if result.measurements else first.steps[-1]
+    return measured if measured in first.steps else max(first.steps)
+
+
+def lag_sentence(result: RunResult) -> str:
+    """The first sentence: does this model lag?"""
+    found, fit = result.measurements[result.base.name], result.fit
+    sampler = {"euler": "Euler", "heun": "Heun", "recombine": "DDIM-form", "em": "stochastic"}[found.protocol()["sampler"]]
+    subject = f"{HEADLINE[fit.verdict]} (at {found.steps[0]} {sampler} steps, reference '{found.main_reference}')"
+    return f"{subject}: {fit.reason}."
+
+
+def remedy_sentence(result: RunResult) -> str:
+    """The second sentence: did MixFlow help, against plain training of the same length?"""
+    matched = [pair for pair in pairs(result) if {arm.name for arm in pair} <= result.evaluations.keys()]
+    if not matched:
+        return ADVICE[result.fit.verdict] if result.measurements else "Nothing was post-trained."
+    mixed, control = matched[0]
+    steps = main_steps(result)
+    found = {change.metric: change for change in changes(result, mixed, control, steps)}
+    parts = [_clause(found[metric]) for metric in ("fd", "density", "coverage", "agreement") if metric in found]
+    lag = ""
+    if {mixed.name, control.name} <= result.measurements.keys():
+        change = lag_change(result, control.name, mixed.name)
+        moved = "made no significant difference to" if not change.excludes(0.0) else "reduced" if change.value < 0 else "increased"
+        lag = f" It {moved} the lag (gamma {signed(change, 3)})."
+    return (
+        f"After {mixed.steps:,} steps, MixFlow with gamma {mixed.gamma:.2f}, compared with plain training of the same length, "
+        f"at {steps} sampling steps: {'; '.join(parts)}.{lag}"
+    )
+
+
+def _clause(change: Change) -> str:
+    digits = 2 if change.metric == "fd" else 3
+    word = change.word if change.word == "no significant change" else f"{change.word}"
+    return f"{change.label} {word} ({signed(change.estimate, digits)})"
+
+
+def advice(result: RunResult) -> str:
+    """What to do next, in one sentence."""
+    if not result.measurements:
+        return "Measure the model first."
+    matched = pairs(result)
+    if matched and result.evaluations:
+        words = {c.metric: c.word for c in changes(result, *matched[0], main_steps(result))}
+        if words["fd"] == "worse":
+            return "Do not ship this MixFlow model: at this length and gamma it moved the samples away from the real ones."
+        if words["fd"] == "better":
+            return "The MixFlow model is the better one on this evidence; confirm with more samples and another seed."
+        return "There is no reason to prefer the MixFlow model over plain training on this evidence."
+    return ADVICE[result.fit.verdict]

@@ -1,0 +1,134 @@
+"""Results side by side: the arms of a run, or any measurements and evaluations, in one object that figures read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slowflow.config import canonical
+from slowflow.errors import InputError
+from slowflow.evaluate.engine import Evaluation
+from slowflow.io.run import read_manifest
+from slowflow.measure import gamma as gammas
+from slowflow.measure.measurement import Measurement
+from slowflow.records import Estimate, GammaFit
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model of the comparison.
+
+    Args:
+        name: base, plain, mixflow; descendants carry `(long)`.
+        title: said in reports, with length and gamma.
+        role: base, plain or mixflow.
+        gamma: of a MixFlow arm.
+        steps: post-training steps.
+    """
+
+    name: str
+    title: str
+    role: str
+    gamma: float | None = None
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Measurements and evaluations by arm; the first arm is what the others are compared with.
+
+    Args:
+        path: the run folder, or the folder of the first result.
+        arms: in the order they are shown.
+        measurements, evaluations: by arm name; either may lack an arm.
+        check: the losses of the time-direction check.
+    """
+
+    path: Path
+    arms: list[Arm]
+    measurements: dict[str, Measurement]
+    evaluations: dict[str, Evaluation]
+    check: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, *paths: str | Path) -> RunResult:
+        """Open one finished run folder, or any number of measurements and evaluations.
+
+        Raises:
+            InputError: nothing given, an unfinished folder, or one that holds neither.
+        """
+        if not paths:
+            raise InputError("no run folder was given")
+        first = Path(paths[0])
+        if len(paths) == 1 and read_manifest(first)["kind"] == "run":
+            return collect(first, read_manifest(first, "run")["result"])
+        arms: dict[str, Arm] = {}
+        measurements, evaluations = {}, {}
+        for path in map(Path, paths):
+            kind, name = read_manifest(path)["kind"], path.resolve().name
+            arms.setdefault(name, Arm(name, name, "base" if not arms else "other"))
+            if kind == "measure":
+                measurements[name] = Measurement.load(path)
+            elif kind == "evaluate":
+                evaluations[name] = Evaluation.load(path)
+            else:
+                raise InputError(f"{path} holds a '{kind}' run; measurements, evaluations or one whole run can be shown")
+        return cls(first, list(arms.values()), measurements, evaluations)
+
+    @property
+    def base(self) -> Arm:
+        """The arm the others are compared with."""
+        return self.arms[0]
+
+    @property
+    def fit(self) -> GammaFit:
+        """gamma of the first arm that was measured.
+
+        Raises:
+            InputError: no arm was measured.
+        """
+        if not self.measurements:
+            raise InputError(f"{self.path} holds no measurement")
+        return next(iter(self.measurements.values())).suggest()
+
+
+def collect(path: Path, result: dict[str, Any]) -> RunResult:
+    """The arms of a run folder whose stages are finished."""
+    arms = [Arm(**arm) for arm in result["arms"]]
+    measurements = {arm.name: Measurement.load(path / f"measure-{arm.name}") for arm in arms}
+    evaluations = {arm.name: Evaluation.load(path / f"evaluate-{arm.name}") for arm in arms}
+    return RunResult(path, arms, measurements, evaluations, result["check"])
+
+
+def lag_change(result: RunResult, before: str, after: str) -> Estimate:
+    """How the lag of one arm differs from another's, in units of gamma, paired by sample id; negative = smaller lag."""
+    a, b = result.measurements[before], result.measurements[after]
+    reference = a.main_reference
+    kinds = a.slack(reference)
+    null = kinds.get("genuine", kinds["model"])
+    return gammas.change(kinds["model"], b.slack(reference)["model"], null, int(a.config["probe"]["seed"]))
+
+
+def answer(result: RunResult) -> dict[str, Any]:
+    """The machine-readable answer of `slowflow run --json`."""
+    base = result.measurements[result.arms[0].name]
+    return {
+        "check": result.check,
+        "measure": base.result(),
+        "suggest": canonical(result.fit),
+        "posttrain": [asdict(arm) for arm in result.arms if arm.role != "base"],
+        "remeasure": {
+            arm.name: {
+                "verdict": result.measurements[arm.name].suggest().verdict,
+                "estimates": canonical(result.measurements[arm.name].suggest().estimates),
+                "lag_change_from_base": canonical(lag_change(result, "base", arm.name)),
+            }
+            for arm in result.arms
+            if arm.role != "base"
+        },
+        "evaluate": {arm.name: result.evaluations[arm.name].result() for arm in result.arms},
+        "report": "report.html",
+    }
+
+
