@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from slowflow_cli import shared as s
 
 from slowflow.errors import InputError
-from slowflow_cli import shared as s
 
 WHAT = ("models", "families", "references", "remedies", "features", "figures", "data", "samplers")
 
@@ -107,7 +107,10 @@ def _listing(what: str) -> list[dict[str, str]]:
 
 def check(
     model: s.Model,
-    data: Annotated[str | None, typer.Option("--data", help="Real data, for the time-direction test; a bundled model knows its own.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Real data, for the time-direction test; a bundled model knows its own."),
+    ] = None,
     family: s.Family = "sit",
     factory: s.Factory = None,
     interpolant: s.Interpolant = None,
@@ -148,13 +151,19 @@ def check(
         "settings": opened.settings,
         "part": opened.part,
         "time_direction": losses,
-        "notes": opened.notes if data is not None else [*opened.notes, "no --data given: the time direction was not tested"],
+        "notes": opened.notes
+        if data is not None
+        else [*opened.notes, "no --data given: the time direction was not tested"],
         "problems": problems,
     }
-    out.say(f"  {opened.model.name}: {found['parameters']:,} parameters, states {opened.model.shape}, {found['settings']}")
+    out.say(
+        f"  {opened.model.name}: {found['parameters']:,} parameters, states {opened.model.shape}, {found['settings']}"
+    )
     out.say(f"  sha256 {opened.sha256}")
     if losses:
-        out.say(f"  loss on genuine states: {losses['declared']:.3f} at the declared time, {losses['flipped']:.3f} flipped")
+        out.say(
+            f"  loss on genuine states: {losses['declared']:.3f} at the declared time, {losses['flipped']:.3f} flipped"
+        )
     for text in found["notes"]:
         out.say(f"  note: {text}")
     for text in problems:

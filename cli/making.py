@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from slowflow_cli import shared as s
 
 from slowflow.errors import InputError
-from slowflow_cli import shared as s
 
 
 def sample(
@@ -68,7 +68,7 @@ def evaluate(
     data: s.Data,
     features: Annotated[str, typer.Option("--features", help="fd-mnist, fd-digits, pixels, or a classifier file.")],
     out: Annotated[Path, typer.Option("--out", help="Run folder; the same command again resumes.")],
-    steps: Annotated[list[int], typer.Option("--steps", help="Intervals; repeatable.")] = [50],  # noqa: B006
+    steps: Annotated[list[int], typer.Option("--steps", help="Intervals; repeatable.")] = [50],
     samples: Annotated[int, typer.Option(help="How many; the held-out reference has at most as many.")] = 500,
     sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em.")] = "euler",
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 = none.")] = 1.0,
@@ -94,9 +94,8 @@ def evaluate(
     output = s.Output(json, quiet)
     where, precision = s.setup(threads, device, dtype)
     from slowflow.data.open import open_data
-    from slowflow.evaluate.engine import Sampling
+    from slowflow.evaluate.engine import Sampling, evaluate_file
     from slowflow.evaluate.engine import evaluate as run
-    from slowflow.evaluate.engine import evaluate_file
     from slowflow.evaluate.features import open_features
     from slowflow.families.open import identity
 
@@ -117,7 +116,9 @@ def evaluate(
             progress=output.progress("evaluate"),
         )
     for count in found.steps:
-        parts = [f"{found.facts['features']['name'] if m == 'fd' else m} {found.estimate(m, count)}" for m in found.metrics]
+        parts = [
+            f"{found.facts['features']['name'] if m == 'fd' else m} {found.estimate(m, count)}" for m in found.metrics
+        ]
         output.say(f"  {count:>4} steps: " + ", ".join(parts))
     output.say(f"evaluated: {out}")
     output.answer(found.result())

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
 from slowflow_cli import shared as s
 
 
@@ -14,9 +13,13 @@ def measure(
     model: s.Model,
     data: s.Data,
     out: Annotated[Path, typer.Option("--out", help="Run folder; the same command again resumes.")],
-    reference: Annotated[list[str], typer.Option("--reference", help="own, nearest; repeatable.")] = ["own", "nearest"],  # noqa: B006
+    reference: Annotated[list[str], typer.Option("--reference", help="own, nearest, level; repeatable.")] = [
+        "own",
+        "nearest",
+        "level",
+    ],
     sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em.")] = "euler",
-    steps: Annotated[list[int], typer.Option("--steps", help="Intervals; repeatable, the first is reported.")] = [50],  # noqa: B006
+    steps: Annotated[list[int], typer.Option("--steps", help="Intervals; repeatable, the first is reported.")] = [50],
     samples: Annotated[int, typer.Option(help="Trajectories.")] = 500,
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 = none.")] = 1.0,
     shift: Annotated[float, typer.Option(help="Resolution warp of the sampling grid.")] = 1.0,

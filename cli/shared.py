@@ -47,21 +47,31 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout,
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, mps.")]
-Dtype = Annotated[str, typer.Option(help="Dtype of the network: float32, bfloat16, float16. States stay float32 or better.")]
+Dtype = Annotated[
+    str, typer.Option(help="Dtype of the network: float32, bfloat16, float16. States stay float32 or better.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of every draw.")]
 Batch = Annotated[str, typer.Option("--batch-size", help="auto, or samples a batch.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the libraries.")]
 Config = Annotated[
     Path | None,
-    typer.Option("--config", help="TOML file with defaults for these options.", is_eager=True, callback=_config_callback),
+    typer.Option(
+        "--config", help="TOML file with defaults for these options.", is_eager=True, callback=_config_callback
+    ),
 ]
 Family = Annotated[str, typer.Option(help="Who opens a path (slowflow ls families).")]
-Factory = Annotated[str | None, typer.Option(help="package.module:function, with --family custom. It is code and is run.")]
+Factory = Annotated[
+    str | None, typer.Option(help="package.module:function, with --family custom. It is code and is run.")
+]
 Interpolant = Annotated[str | None, typer.Option(help="linear, gvp or vp, where the file does not say.")]
 Prediction = Annotated[str | None, typer.Option(help="velocity, noise, data, score or v, where the file does not say.")]
 Heads = Annotated[int | None, typer.Option(help="Attention heads, where the width does not tell.")]
-Model = Annotated[str, typer.Argument(help="A bundled model (slowflow ls models) or a checkpoint path; - with a factory.")]
-Data = Annotated[str, typer.Option("--data", help="mnist5k, digits, fashion-mnist, a folder of images, .npz or .safetensors.")]
+Model = Annotated[
+    str, typer.Argument(help="A bundled model (slowflow ls models) or a checkpoint path; - with a factory.")
+]
+Data = Annotated[
+    str, typer.Option("--data", help="mnist5k, digits, fashion-mnist, a folder of images, .npz or .safetensors.")
+]
 Heldout = Annotated[float, typer.Option(help="Share of each class held out for nulls and evaluation.")]
 
 
@@ -121,7 +131,11 @@ class Output:
 
 def _clock(seconds: float) -> str:
     seconds = max(round(seconds), 0)
-    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}" if seconds >= 3600 else f"{seconds // 60}:{seconds % 60:02d}"
+    return (
+        f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+        if seconds >= 3600
+        else f"{seconds // 60}:{seconds % 60:02d}"
+    )
 
 
 def _finite(value: Any) -> Any:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from slowflow_cli import shared as s
 
 from slowflow.errors import InputError
-from slowflow_cli import shared as s
 
 
 def posttrain(
@@ -16,7 +16,9 @@ def posttrain(
     data: s.Data,
     out: Annotated[Path, typer.Option("--out", help="Run folder; the same command again resumes.")],
     steps: Annotated[int, typer.Option(help="Optimiser steps.")],
-    remedy: Annotated[str, typer.Option(help="mixflow, or plain for the control arm (slowflow ls remedies).")] = "mixflow",
+    remedy: Annotated[
+        str, typer.Option(help="mixflow, or plain for the control arm (slowflow ls remedies).")
+    ] = "mixflow",
     gamma: Annotated[str, typer.Option(help="auto (with --run), or a number in [0, 1].")] = "auto",
     run: Annotated[Path | None, typer.Option("--run", help="A measurement of this model, for --gamma auto.")] = None,
     target_at: Annotated[str, typer.Option(help="Where the target is taken: m or t (equal on the linear path).")] = "m",
@@ -83,7 +85,13 @@ def posttrain(
     checkpoint = out / result["checkpoint"]
     output.say(f"loss {result['loss']:.4f} after {result['steps']} steps; checkpoint: {checkpoint}")
     output.answer(
-        {"checkpoint": str(checkpoint), "steps": result["steps"], "loss": result["loss"], "gamma": number, "remedy": remedy}
+        {
+            "checkpoint": str(checkpoint),
+            "steps": result["steps"],
+            "loss": result["loss"],
+            "gamma": number,
+            "remedy": remedy,
+        }
     )
 
 

@@ -6,22 +6,31 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from slowflow_cli import shared as s
 
 from slowflow.errors import InputError
-from slowflow_cli import shared as s
 
 
 def run(
     model: s.Model,
     data: s.Data,
     out: Annotated[Path, typer.Option("--out", help="Run folder; the same command again resumes.")],
-    features: Annotated[str, typer.Option("--features", help="What the Frechet distance is measured in (slowflow ls features).")] = "pixels",
+    features: Annotated[
+        str, typer.Option("--features", help="What the Frechet distance is measured in (slowflow ls features).")
+    ] = "pixels",
     steps: Annotated[int, typer.Option(help="Intervals of the measurement.")] = 50,
-    eval_steps: Annotated[list[int], typer.Option("--eval-steps", help="Intervals of the evaluation; repeatable.")] = [5, 10, 20, 50],  # noqa: B006
+    eval_steps: Annotated[list[int], typer.Option("--eval-steps", help="Intervals of the evaluation; repeatable.")] = [
+        5,
+        10,
+        20,
+        50,
+    ],
     sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em.")] = "euler",
     samples: Annotated[int, typer.Option(help="Trajectories, and samples for the evaluation.")] = 500,
     gamma: Annotated[str, typer.Option(help="auto (measured), or a number in [0, 1].")] = "auto",
-    train_steps: Annotated[int, typer.Option(help="Steps of post-training, for MixFlow and for the plain control arm.")] = 2000,
+    train_steps: Annotated[
+        int, typer.Option(help="Steps of post-training, for MixFlow and for the plain control arm.")
+    ] = 2000,
     lr: Annotated[float, typer.Option(help="Learning rate of post-training.")] = 2e-4,
     heldout: s.Heldout = 0.2,
     family: s.Family = "sit",
@@ -61,7 +70,9 @@ def run(
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Run folder; the same command again resumes.")] = Path("slowflow-demo"),
+    out: Annotated[Path, typer.Option("--out", help="Run folder; the same command again resumes.")] = Path(
+        "slowflow-demo"
+    ),
     model: Annotated[str, typer.Option(help="The bundled model to look at.")] = "mnist-sit",
     threads: s.Threads = 0,
     json: s.Json = False,
@@ -101,9 +112,9 @@ def _whole(output: s.Output, opened: Any, model: str, data: str, settings: Any, 
     output.say(f"running into {out}")
     images = open_data(data, classes=opened.model.classes)
     result = pipeline(opened, model, images, settings, out, progress=output.stage)
-    output.say("\n" + text.lag_sentence(result))
-    output.say(text.remedy_sentence(result))
-    output.say(text.advice(result))
+    for finding in (text.lag_finding(result), text.remedy_finding(result)):
+        output.say(f"\n{finding.sentence}\n  {finding.numbers}")
+    output.say("\n" + text.advice(result))
     report = (out / "report.html").resolve()
     output.say(f"\nreport: {report}")
     output.answer({**answer(result), "report": str(report)})

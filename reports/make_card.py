@@ -39,9 +39,15 @@ def quality(weights: Path, data: str, features: str, scratch: Path) -> dict[str,
         out = scratch / f"quality-{sampler}"
         shutil.rmtree(out, ignore_errors=True)
         sampling = Sampling(samples=min(1000, len(held)), steps=(50,), sampler=sampler, seed=1)
-        found[f"{sampler}-50"] = evaluate(opened.model, images, open_features(features, images.shape), sampling, out).result()
+        found[f"{sampler}-50"] = evaluate(
+            opened.model, images, open_features(features, images.shape), sampling, out
+        ).result()
     return {
-        name: {"metrics": one["metrics"]["50"], "memorisation": one["memorisation"]["50"], "protocol": one["protocol"]["50"]}
+        name: {
+            "metrics": one["metrics"]["50"],
+            "memorisation": one["memorisation"]["50"],
+            "protocol": one["protocol"]["50"],
+        }
         for name, one in found.items()
     }
 

@@ -1,9 +1,9 @@
 """The Python surface: the verbs of the command line as functions.
 
-    import slowflow
-    model = slowflow.load("mnist-sit")
-    before = slowflow.measure(model, "mnist5k", slowflow.Probe(samples=500, steps=50), out="runs/before")
-    print(before.summary(), before.suggest())
+import slowflow
+model = slowflow.load("mnist-sit")
+before = slowflow.measure(model, "mnist5k", slowflow.Probe(samples=500, steps=50), out="runs/before")
+print(before.summary(), before.suggest())
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
 
 from slowflow.data.images import ImageSet
 from slowflow.data.open import open_data
@@ -40,8 +39,13 @@ Data = str | Path | ImageSet
 
 
 def load(
-    model: str | Path, *, family: str = "sit", interpolant: str | None = None, prediction: str | None = None,
-    heads: int | None = None, factory: str | None = None,
+    model: str | Path,
+    *,
+    family: str = "sit",
+    interpolant: str | None = None,
+    prediction: str | None = None,
+    heads: int | None = None,
+    factory: str | None = None,
 ) -> FlowModel:
     """Open a bundled model, a checkpoint file, or what a factory makes.
 
@@ -59,7 +63,6 @@ def load(
 
 def _fingerprint(model: FlowModel) -> dict[str, Any]:
     """Identity of a model in memory: its name and a hash of its weights."""
-    import hashlib
 
     digest = hashlib.sha256()
     for name, tensor in sorted(model.net.state_dict().items()):
@@ -91,8 +94,15 @@ def suggest(measurement: Measurement | str | Path) -> GammaFit:
 
 
 def post_train(
-    model: FlowModel, data: Data, *, remedy: TrainingRemedy, steps: int, out: str | Path, seed: int = 0,
-    heldout: float = 0.2, **settings: Any,
+    model: FlowModel,
+    data: Data,
+    *,
+    remedy: TrainingRemedy,
+    steps: int,
+    out: str | Path,
+    seed: int = 0,
+    heldout: float = 0.2,
+    **settings: Any,
 ) -> FlowModel:
     """A copy of the model, post-trained with `remedy`; resumes `out` when it is unfinished.
 
@@ -112,8 +122,15 @@ def post_train(
 
 
 def sample(
-    model: FlowModel, n: int, *, steps: int = 50, sampler: str = "euler", guidance: float = 1.0, seed: int = 0,
-    out: str | Path, pixels: bool = True,
+    model: FlowModel,
+    n: int,
+    *,
+    steps: int = 50,
+    sampler: str = "euler",
+    guidance: float = 1.0,
+    seed: int = 0,
+    out: str | Path,
+    pixels: bool = True,
 ) -> Path:
     """Write n samples to the .npz file `out` (`arr_0` uint8 NHWC and `labels`) and return its path."""
     config = SampleConfig(n, steps, sampler, guidance, seed)
@@ -121,8 +138,17 @@ def sample(
 
 
 def evaluate(
-    model: FlowModel, data: Data, *, features: str, samples: int = 500, steps: Sequence[int] = (50,),
-    sampler: str = "euler", guidance: float = 1.0, seed: int = 0, out: str | Path, heldout: float = 0.2,
+    model: FlowModel,
+    data: Data,
+    *,
+    features: str,
+    samples: int = 500,
+    steps: Sequence[int] = (50,),
+    sampler: str = "euler",
+    guidance: float = 1.0,
+    seed: int = 0,
+    out: str | Path,
+    heldout: float = 0.2,
 ) -> evaluation.Evaluation:
     """Fidelity and coverage of the model's samples against held-out images, with intervals.
 
@@ -136,7 +162,13 @@ def evaluate(
     images = open_data(data, classes=model.classes)
     sampling = evaluation.Sampling(samples, tuple(steps), sampler, guidance, seed)
     return evaluation.evaluate(
-        model, images, open_features(features, model.shape), sampling, out, heldout=heldout, model_id=_fingerprint(model)
+        model,
+        images,
+        open_features(features, model.shape),
+        sampling,
+        out,
+        heldout=heldout,
+        model_id=_fingerprint(model),
     )
 
 
@@ -174,5 +206,3 @@ def report(runs: Sequence[str | Path | Measurement | evaluation.Evaluation], *, 
     paths = [run if isinstance(run, str | Path) else run.path for run in runs]
     atomic.write_text(out, render(RunResult.load(*paths)))
     return Path(out)
-
-

@@ -76,7 +76,9 @@ def run(
     """
     identified = identity(opened, spec)
     features = open_features(config.features, opened.model.shape)
-    folder = RunFolder(out, "run", {"model": identified, "data": {"name": data.name, "sha256": data.fingerprint}, "run": config})
+    folder = RunFolder(
+        out, "run", {"model": identified, "data": {"name": data.name, "sha256": data.fingerprint}, "run": config}
+    )
     if folder.finished:
         return RunResult.load(folder.path)
     check = _check(opened.model, data)
@@ -87,7 +89,13 @@ def run(
     def look(arm: Arm, model: FlowModel, model_id: dict[str, Any]) -> None:
         where = folder.path / f"measure-{arm.name}"
         found = measure(
-            model, data, config.probe, where, heldout=config.heldout, model_id=model_id, progress=report(f"measure {arm.title}")
+            model,
+            data,
+            config.probe,
+            where,
+            heldout=config.heldout,
+            model_id=model_id,
+            progress=report(f"measure {arm.title}"),
         )
         evaluate(
             model,
@@ -151,7 +159,12 @@ def _check(model: FlowModel, data: ImageSet) -> dict[str, Any]:
 def _known(found: Measurement, config: RunConfig) -> dict[int, Any]:
     """Samples the measurement has already made under the evaluation's protocol."""
     probe, sampling = config.probe, config.sampling
-    same = (probe.sampler, probe.guidance, probe.seed, probe.shift) == (sampling.sampler, sampling.guidance, sampling.seed, 1.0)
+    same = (probe.sampler, probe.guidance, probe.seed, probe.shift) == (
+        sampling.sampler,
+        sampling.guidance,
+        sampling.seed,
+        1.0,
+    )
     if not same or probe.samples < sampling.samples:
         return {}
     return {steps: found.array("final", steps=steps) for steps in probe.steps if steps in sampling.steps}

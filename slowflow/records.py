@@ -55,7 +55,7 @@ class Probe:
     samples: int = 500
     steps: tuple[int, ...] = (50,)
     sampler: str = "euler"
-    references: tuple[str, ...] = ("own", "nearest")
+    references: tuple[str, ...] = ("own", "nearest", "level")
     guidance: float = 1.0
     seed: int = 0
     shift: float = 1.0
@@ -98,6 +98,7 @@ class GammaFit:
         verdict: none detectable, detected, steps dominate, off path or fast.
         reason: one sentence.
         warnings: sentences that every table and figure repeats.
+        band_reference, excess_reference: what the band and the excess were read from.
         time: the time variable gamma refers to.
     """
 
@@ -107,4 +108,6 @@ class GammaFit:
     verdict: str
     reason: str
     warnings: tuple[str, ...] = ()
+    band_reference: str = "nearest"
+    excess_reference: str = "level"
     time: str = "canonical t, 0 = noise, 1 = data"

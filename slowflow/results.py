@@ -73,7 +73,9 @@ class RunResult:
             elif kind == "evaluate":
                 evaluations[name] = Evaluation.load(path)
             else:
-                raise InputError(f"{path} holds a '{kind}' run; measurements, evaluations or one whole run can be shown")
+                raise InputError(
+                    f"{path} holds a '{kind}' run; measurements, evaluations or one whole run can be shown"
+                )
         return cls(first, list(arms.values()), measurements, evaluations)
 
     @property
@@ -130,5 +132,3 @@ def answer(result: RunResult) -> dict[str, Any]:
         "evaluate": {arm.name: result.evaluations[arm.name].result() for arm in result.arms},
         "report": "report.html",
     }
-
-

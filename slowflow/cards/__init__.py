@@ -45,7 +45,9 @@ class Card:
         if not path.is_file():
             raise CheckpointError(f"the weights of the bundled '{self.name}' are missing; reinstall slowflow")
         if file_sha256(path) != self.content["sha256"]:
-            raise CheckpointError(f"the weights of the bundled '{self.name}' are not the ones its card describes (hash)")
+            raise CheckpointError(
+                f"the weights of the bundled '{self.name}' are not the ones its card describes (hash)"
+            )
         return path
 
     @property
@@ -60,7 +62,9 @@ def cards(kind: str | None = None) -> list[Card]:
     found = []
     for file in sorted(root.glob("*/card.json")):
         content = read_json(file)
-        found.append(Card(file.parent.name, content["kind"], content["summary"], content["source"], file.parent, content))
+        found.append(
+            Card(file.parent.name, content["kind"], content["summary"], content["source"], file.parent, content)
+        )
     return [card for card in found if kind in (None, card.kind)]
 
 

@@ -6,12 +6,35 @@ It holds data, not interpolations: N rows, whatever the number of times.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from slowflow.data.images import ImageSet
 from slowflow.errors import DataError
+
+GROUPS = 48
+FLOOR = 1e-3
+"""Least variance of an axis, as a share of the mean one: an axis that is constant in the data is not divided by zero."""
+LARGEST = 8192
+"""Dimension up to which principal axes are computed."""
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Principal axes of the data, ordered and grouped by variance.
+
+    Args:
+        axes: [d, d], columns. mean: [d], of the data along each axis. first_of_group: [g], first axis of each group.
+        group_variance: [g], mean variance in a group. group_size: [g], axes in it.
+    """
+
+    axes: np.ndarray
+    mean: np.ndarray
+    first_of_group: np.ndarray
+    group_variance: np.ndarray
+    group_size: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -48,3 +71,23 @@ class Bank:
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self.shards.values())
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """Principal axes of all rows together.
+
+        Raises:
+            DataError: more than LARGEST dimensions.
+        """
+        rows = np.concatenate([self.shards[label] for label in sorted(self.shards)])
+        if rows.shape[1] > LARGEST:
+            raise DataError(f"data of {rows.shape[1]} dimensions are too large for principal axes (at most {LARGEST})")
+        mean = rows.mean(axis=0)
+        centred = rows - mean
+        variance, axes = np.linalg.eigh(centred.T @ centred / max(len(rows) - 1, 1))
+        variance = np.maximum(variance, FLOOR * max(variance.mean(), 1e-12))
+        edges = np.geomspace(variance.min(), variance.max() * (1 + 1e-9), GROUPS + 1)
+        group = np.clip(np.searchsorted(edges, variance, side="right") - 1, 0, GROUPS - 1)
+        first = np.flatnonzero(np.diff(group, prepend=-1))
+        size = np.diff(first, append=len(variance))
+        return Spectrum(axes, mean @ axes, first, np.add.reduceat(variance, first) / size, size.astype(np.float64))

@@ -42,7 +42,9 @@ class ImageSet:
             raise DataError(f"item {int((~finite).nonzero()[0])} of '{self.name}' holds NaN or infinity")
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= max(self.classes, 1):
-            raise DataError(f"labels of '{self.name}' run from {low} to {high}, expected 0 to {max(self.classes, 1) - 1}")
+            raise DataError(
+                f"labels of '{self.name}' run from {low} to {high}, expected 0 to {max(self.classes, 1) - 1}"
+            )
 
     def __len__(self) -> int:
         return len(self.data)

@@ -79,7 +79,9 @@ def _from_arrays(name: str, arrays: dict[str, np.ndarray], path: Path) -> ImageS
     labels = arrays.get("labels")
     if labels is not None and not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"'labels' in {path} is {labels.dtype}, expected integers")
-    rows: Tensor = torch.zeros(len(values), dtype=torch.int64) if labels is None else torch.from_numpy(labels.astype(np.int64))
+    rows: Tensor = (
+        torch.zeros(len(values), dtype=torch.int64) if labels is None else torch.from_numpy(labels.astype(np.int64))
+    )
     found = 0 if labels is None or len(rows) == 0 else int(rows.max()) + 1
     return ImageSet(name, torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)), rows, found, pixels)
 
@@ -109,6 +111,4 @@ def _from_folder(folder: Path) -> ImageSet:
     if not arrays:
         raise DataError(f"{folder} holds no images ({', '.join(SUFFIXES)}), neither itself nor in subfolders")
     values = np.stack(arrays).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0
-    return ImageSet(
-        folder.name, torch.from_numpy(values), torch.tensor(labels), classes=len(groups) if labelled else 0
-    )
+    return ImageSet(folder.name, torch.from_numpy(values), torch.tensor(labels), classes=len(groups) if labelled else 0)

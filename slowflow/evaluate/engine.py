@@ -102,7 +102,8 @@ class Evaluation:
     def _stored(self) -> dict[int | str, dict[str, np.ndarray]]:
         keys: list[int | str] = ["real", *self.steps]
         return {
-            key: {k: v.numpy() for k, v in checkpoint.load(self.path / feature_file(key)).tensors.items()} for key in keys
+            key: {k: v.numpy() for k, v in checkpoint.load(self.path / feature_file(key)).tensors.items()}
+            for key in keys
         }
 
     def statistic(self, metric: str, steps: int, drawn: np.ndarray) -> np.ndarray:
@@ -153,7 +154,9 @@ class Evaluation:
         mine, theirs = self.protocol(steps), other.protocol(steps)
         unlike = [key for key in mine if key != "model" and mine[key] != theirs[key]]
         if unlike:
-            raise InputError(f"{self.path} and {other.path} differ in {unlike[0]}: {mine[unlike[0]]} and {theirs[unlike[0]]}")
+            raise InputError(
+                f"{self.path} and {other.path} differ in {unlike[0]}: {mine[unlike[0]]} and {theirs[unlike[0]]}"
+            )
         n, drawn = self.config["sampling"]["samples"], self.resamples()
         ones = np.ones((1, n))
         value = float((self.statistic(metric, steps, ones) - other.statistic(metric, steps, ones))[0])
@@ -182,7 +185,8 @@ class Evaluation:
     def result(self) -> dict[str, Any]:
         """Metrics by step count, with intervals and protocol."""
         by_steps = {
-            str(steps): {metric: canonical(self.estimate(metric, steps)) for metric in self.metrics} for steps in self.steps
+            str(steps): {metric: canonical(self.estimate(metric, steps)) for metric in self.metrics}
+            for steps in self.steps
         }
         return {
             "metrics": by_steps,
@@ -259,7 +263,9 @@ def evaluate(
         memorisation[str(steps)] = checkpoint.load(path).metadata["memorisation"]
     facts = {
         **_facts(features, held, len(real), data.pixels),
-        "nfe": {str(s): sampler(sampling.sampler).network_calls(guided(model, sampling.guidance), s) for s in sampling.steps},
+        "nfe": {
+            str(s): sampler(sampling.sampler).network_calls(guided(model, sampling.guidance), s) for s in sampling.steps
+        },
         "memorisation": memorisation,
     }
     evaluation = Evaluation(folder.path, dict(folder.config["config"]), facts)

@@ -120,4 +120,3 @@ def sample(
     atomic.write_bytes(file, npz_bytes({**values, **labels}))
     shutil.rmtree(run.path)
     return {"file": str(file), "nfe": protocol["nfe"], "protocol": protocol}
-

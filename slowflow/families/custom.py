@@ -37,10 +37,14 @@ class CustomFamily:
             raise CheckpointError(f"no such checkpoint: {path}")
         model = function() if path is None else function(str(path))
         if not isinstance(model, FlowModel):
-            raise InputError(f"--factory: {options.factory} returned {type(model).__name__}, expected a slowflow.FlowModel")
+            raise InputError(
+                f"--factory: {options.factory} returned {type(model).__name__}, expected a slowflow.FlowModel"
+            )
         sha = file_sha256(path) if path is not None and path.is_file() else None
         settings = {"factory": options.factory, "interpolant": model.interpolant.name, "prediction": model.prediction}
         return Opened(model, None if path is None else str(path), sha, "factory", settings)
 
 
-FAMILIES.register("custom", summary="your own factory function, package.module:function", source="your code")(CustomFamily())
+FAMILIES.register("custom", summary="your own factory function, package.module:function", source="your code")(
+    CustomFamily()
+)

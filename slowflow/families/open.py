@@ -54,7 +54,12 @@ def _families_that_fit(path: Path, tried: str) -> list[str]:
 
 def identity(opened: Opened, spec: str | Path) -> dict[str, Any]:
     """What identifies a model in a configuration: name and hash, no path (folders may move)."""
-    return {"name": opened.model.name, "spec": Path(str(spec)).name, "sha256": opened.sha256, "settings": opened.settings}
+    return {
+        "name": opened.model.name,
+        "spec": Path(str(spec)).name,
+        "sha256": opened.sha256,
+        "settings": opened.settings,
+    }
 
 
 @torch.no_grad()

@@ -52,8 +52,8 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
 
 def alt(table: pd.DataFrame) -> str:
     """Mean excess of each arm."""
-    means = table.groupby(["null", "title"], sort=False)["excess"].mean()
-    parts = [f"{title} above {null} {value:+.3f}" for (null, title), value in means.items()]  # type: ignore[misc]
+    means = table.groupby(["null", "title"], sort=False)["excess"].mean().reset_index()
+    parts = [f"{row['title']} above {row['null']} {row['excess']:+.3f}" for row in means.to_dict("records")]
     return "Excess of the slowed timestep before and after post-training, mean over t: " + "; ".join(parts) + "."
 
 

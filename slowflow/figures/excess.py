@@ -51,7 +51,7 @@ def alt(table: pd.DataFrame) -> str:
     """The largest excess of each panel."""
     parts = []
     for (reference, null), group in table.groupby(["reference", "null"], sort=False):
-        row = group.loc[group["excess"].abs().idxmax()]
+        row = group.iloc[int(group["excess"].abs().to_numpy().argmax())]
         parts.append(f"{reference} above {KIND_NAME[str(null)]}: {row['excess']:+.3f} at t = {row['t']:.2f}")
     return "Excess of the slowed timestep over its nulls, largest values: " + "; ".join(parts) + "."
 

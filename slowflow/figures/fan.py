@@ -56,14 +56,18 @@ def alt(table: pd.DataFrame) -> str:
     return "Nearest ground-truth time against sampling time; " + "; ".join(parts) + "."
 
 
-FIGURES.register("fan", summary="slowed timestep m against t, with null bands", source="MixFlow (arXiv 2512.19311), Figure 1")(
+FIGURES.register(
+    "fan", summary="slowed timestep m against t, with null bands", source="MixFlow (arXiv 2512.19311), Figure 1"
+)(
     Figure(
         title="How slow do generated states run?",
         caption=(
-            "For every generated state the time m of the nearest real interpolation. Orange: this model (line: mean, band: "
-            "5 to 95 % of samples). Grey: genuine interpolations of held-out images through the same code, the zero of the "
-            "instrument. Dashed blue: a perfect model with a fine solver. Only what separates orange from grey and blue is "
-            "about this model; the distance from the dotted diagonal is not."
+            "For every generated state, the ground-truth time m it is nearest to. Orange: this model (line: mean, band: 5 to "
+            "95 % of samples). Grey: real interpolations of held-out images through the same code. Dashed blue: a perfect "
+            "model with a fine solver. Only what separates orange from grey and from blue is about this model; the distance "
+            "from the dotted diagonal is not. Where blue leaves grey, the reference itself is not at zero: 'own' follows the "
+            "bend of any model's paths, 'nearest' also how far samples are from every real image; 'level' reads the noise "
+            "in a state and has neither."
         ),
         data=data,
         draw=draw,

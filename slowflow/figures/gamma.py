@@ -39,11 +39,12 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
     """A dot and a bar an estimate; the recommended one in orange."""
     panel = axes[0]
     panel.axvline(0.0, color=INK, linewidth=1.0)
-    for row, entry in enumerate(table.itertuples()):
-        colour = ORANGE if entry.chosen else BLUE
-        panel.hlines(row, entry.low, entry.high, color=colour, linewidth=3, alpha=0.5)
-        panel.plot([entry.value], [row], "o", color=colour)
-        panel.annotate(f"{entry.value:.3f}", (float(entry.value), row), (0, 8), textcoords="offset points", ha="center", fontsize=9)  # type: ignore[arg-type]
+    for row, entry in enumerate(table.to_dict("records")):
+        colour = ORANGE if entry["chosen"] else BLUE
+        panel.hlines(row, entry["low"], entry["high"], color=colour, linewidth=3, alpha=0.5)
+        panel.plot([entry["value"]], [row], "o", color=colour)
+        label = f"{entry['value']:.3f}".replace("-", "−")
+        panel.annotate(label, (entry["value"], row), (0, 8), textcoords="offset points", ha="center", fontsize=9)
     panel.set_yticks(range(len(table)), list(table["meaning"]))
     panel.invert_yaxis()
     panel.set(xlabel="gamma (width of [(1−γ)t, t]; negative = fast)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from slowflow.errors import InputError
@@ -52,7 +53,15 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
             style = "--" if role in seen else "-"
             seen.add(role)
             x = part["nfe"] * 1.03 ** (number - 1)
-            panel.plot(x, part["value"], color=ROLE.get(role, INK), linestyle=style, marker="o", markersize=4, label=part["title"].iloc[0])
+            panel.plot(
+                x,
+                part["value"],
+                color=ROLE.get(role, INK),
+                linestyle=style,
+                marker="o",
+                markersize=4,
+                label=part["title"].iloc[0],
+            )
             panel.vlines(x, part["low"], part["high"], color=ROLE.get(role, INK), linewidth=1.1, alpha=0.7)
         calls = sorted(group["nfe"].unique())
         panel.set_xscale("log")
@@ -61,7 +70,10 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
         panel.set_xticks(calls, [str(c) for c in calls])
         better = "higher is better" if HIGHER_IS_BETTER[str(metric)] else "lower is better"
         panel.set(xlabel="network calls a sample", title=f"{group['label'].iloc[0]}  ({better})")
-    axes[0].legend(loc="upper right")
+    handles, labels = axes[0].get_legend_handles_labels()
+    paper = axes[0].figure
+    assert isinstance(paper, Canvas)
+    paper.legend(handles, labels, loc="outside lower center", ncols=len(labels))
 
 
 def alt(table: pd.DataFrame) -> str:
@@ -71,7 +83,9 @@ def alt(table: pd.DataFrame) -> str:
     return f"Quality at {int(table['nfe'].max())} network calls: " + "; ".join(parts) + "."
 
 
-FIGURES.register("quality", summary="metrics against network calls, by arm", source="Heusel et al. 2017; Naeem et al. 2020")(
+FIGURES.register(
+    "quality", summary="metrics against network calls, by arm", source="Heusel et al. 2017; Naeem et al. 2020"
+)(
     Figure(
         title="Are the samples better?",
         caption=(

@@ -35,7 +35,9 @@ def save_sheet(images: np.ndarray, path: Path) -> None:
     """Write uint8 images [n, h, w, c] as one PNG sheet, pixels four times as large."""
     sheet = tile(images, COLUMNS).repeat(4, axis=0).repeat(4, axis=1)
     buffer = io.BytesIO()
-    plt_image.imsave(buffer, sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet, cmap="gray", vmin=0, vmax=255, format="png")
+    plt_image.imsave(
+        buffer, sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet, cmap="gray", vmin=0, vmax=255, format="png"
+    )
     atomic.write_bytes(path, buffer.getvalue())
 
 
@@ -62,7 +64,9 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
     """Grey images in grey, colour images in colour."""
     for panel, row in zip(axes, table.itertuples(), strict=True):
         sheet = np.asarray(row.sheet)
-        panel.imshow(sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        panel.imshow(
+            sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest"
+        )
         panel.set(title=str(row.title), xticks=[], yticks=[])
         panel.grid(False)
         for side in panel.spines.values():
@@ -71,7 +75,11 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
 
 def alt(table: pd.DataFrame) -> str:
     """What is in the panels."""
-    return f"Grids of unguided samples at {table['steps'].iloc[0]} steps, the same noise in every grid: " + "; ".join(table["title"]) + "."
+    return (
+        f"Grids of unguided samples at {table['steps'].iloc[0]} steps, the same noise in every grid: "
+        + "; ".join(table["title"])
+        + "."
+    )
 
 
 FIGURES.register("samples", summary="grids of samples, the same noise for every arm", source="SlowFlow")(

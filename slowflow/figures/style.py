@@ -18,7 +18,7 @@ KIND_NAME = {
 }
 ROLE = {"base": INK, "plain": BLUE, "mixflow": ORANGE, "other": GREEN}
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "axes.titlesize": 12,

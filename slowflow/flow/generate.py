@@ -78,9 +78,10 @@ def final_states(
         some = ids[i : i + batch_size]
         state = noise_of(seed, some, model.shape).to(device, state_dtype(device))
         cond = torch.from_numpy(labels_of(some, model.classes)).to(device)
-        for _, state in walk(field, stepper, state, cond, grid, fresh_noise(seed, some, model.shape)):
-            pass
-        parts.append(state.to("cpu", torch.float32))
+        last = state
+        for _, reached in walk(field, stepper, state, cond, grid, fresh_noise(seed, some, model.shape)):
+            last = reached
+        parts.append(last.to("cpu", torch.float32))
         if progress is not None:
             progress(min(i + batch_size, len(ids)))
     return torch.cat(parts)

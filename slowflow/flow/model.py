@@ -34,16 +34,32 @@ FLOOR = 1e-3
 
 @runtime_checkable
 class Predictor(Protocol):
-    """What samplers and measures need of a model: networks, guided models and exact fields all provide it.
+    """What samplers and measures need of a model: networks, guided models and exact fields all provide it."""
 
-    `calls` is the number of network evaluations one `predict` costs (2 under classifier-free guidance).
-    """
+    @property
+    def interpolant(self) -> Interpolant:
+        """The path."""
+        ...
 
-    interpolant: Interpolant
-    shape: tuple[int, ...]
-    classes: int
-    calls: int
-    t_max: float
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one state."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, 0 when unconditional."""
+        ...
+
+    @property
+    def calls(self) -> int:
+        """Network evaluations one `predict` costs."""
+        ...
+
+    @property
+    def t_max(self) -> float:
+        """Where sampling ends."""
+        ...
 
     def predict(self, state: Tensor, t: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """(data_hat, noise_hat), each like `state`."""
@@ -73,7 +89,9 @@ def first_output(raw: Any, channels: int) -> Tensor:
     """The prediction inside what a network returned: first of a tuple, first `channels` channels."""
     out = raw[0] if isinstance(raw, tuple | list) else raw
     if not isinstance(out, Tensor):
-        raise InputError(f"the network returned {type(raw).__name__}, expected a tensor or a tuple that starts with one")
+        raise InputError(
+            f"the network returned {type(raw).__name__}, expected a tensor or a tuple that starts with one"
+        )
     return out[:, :channels]
 
 

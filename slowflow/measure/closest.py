@@ -64,7 +64,9 @@ def closest_time(
     Source: MixFlow (arXiv 2512.19311), Figure 1 caption; the choice of pair is the reference's.
     """
     if not state.shape == noise.shape == data.shape:
-        raise InputError(f"state {tuple(state.shape)}, noise {tuple(noise.shape)} and data {tuple(data.shape)} must be equal")
+        raise InputError(
+            f"state {tuple(state.shape)}, noise {tuple(noise.shape)} and data {tuple(data.shape)} must be equal"
+        )
     x, x0, y = (a.detach().cpu().to(torch.float64).flatten(1).numpy() for a in (state, noise, data))
     if path.straight:
         return _on_line(x - x0, y - x0)

@@ -86,7 +86,9 @@ def measure(
     for kind, steps, ids in plan:
         name = shard_name(kind, steps, int(ids[0]))
         if not (folder.path / name).exists():
-            _write_shard(folder.path / name, source.make(kind, ids, steps), ids, probe, bank, engine, keep=kind == "model")
+            _write_shard(
+                folder.path / name, source.make(kind, ids, steps), ids, probe, bank, engine, keep=kind == "model"
+            )
         names.append(name)
         done += len(ids)
         if progress is not None:
@@ -100,7 +102,9 @@ def measure(
         "interpolant": model.interpolant.name,
         "search": _search_facts([folder.path / name for name in names]),
     }
-    folder.finish(names, {"facts": facts, "summary": Measurement(folder.path, config_of(folder), facts, names).result()})
+    folder.finish(
+        names, {"facts": facts, "summary": Measurement(folder.path, config_of(folder), facts, names).result()}
+    )
     return Measurement.load(folder.path)
 
 
@@ -160,10 +164,15 @@ def _write_shard(
 def _agreement(name: str, batch: Trajectories, bank: Bank, index: np.ndarray) -> dict[str, float]:
     """Share of a subsample on which every search engine that works here picks the same image."""
     reference = REFERENCES.get(name)
-    if not reference.needs_bank or len(search.backends()) < 2:
+    if name != "nearest" or len(search.backends()) < 2:
         return {}
     few = Trajectories(
-        batch.states[:CHECKED], batch.noise[:CHECKED], batch.endpoint[:CHECKED], batch.labels[:CHECKED], batch.grid, batch.path
+        batch.states[:CHECKED],
+        batch.noise[:CHECKED],
+        batch.endpoint[:CHECKED],
+        batch.labels[:CHECKED],
+        batch.grid,
+        batch.path,
     )
     answers = [reference.assign(few, bank, engine).index for engine in search.backends()]
     same = np.mean([np.mean(a == index[:CHECKED]) for a in answers])

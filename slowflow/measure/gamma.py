@@ -29,6 +29,8 @@ OFF_PATH = 1.5
 """Residual of the model over the genuine one above which no m fits."""
 STEPS_SHARE = 0.5
 """Share of the excess that the step size must explain to dominate."""
+ZERO_ERROR = 0.01
+"""Excess gamma of a perfect model over genuine states above which a reference's zero is called biased."""
 FEW = 25
 """Fewest trajectories for which an interval is printed without a warning."""
 
@@ -107,20 +109,22 @@ def _with_interval(value: np.ndarray, resampled: np.ndarray, n: int) -> Estimate
     return Estimate(float(value[0]), float(low), float(high), n)
 
 
-def fit(kinds: dict[str, Slack], *, seed: int = 0) -> GammaFit:
+def fit(slack: dict[str, dict[str, Slack]], *, band_reference: str, excess_reference: str, seed: int = 0) -> GammaFit:
     """Every estimate of gamma, the recommended one, and a verdict.
 
     Args:
-        kinds: slack of `model` and of whichever nulls were measured (`genuine`, `exact`, `coarse`).
+        slack: reference -> kind -> slack, with `model` and whichever nulls were measured.
+        band_reference: whose raw fan gives the band.
+        excess_reference: whose excess over the nulls gives the other estimates and the verdict.
         seed: of the bootstrap.
     """
-    model = kinds["model"]
-    drawn = weights(len(model.m), RESAMPLES, seed, "model")
-    band = _with_interval(band_edge(model, np.ones((1, len(model.m)))), band_edge(model, drawn), len(model.m))
+    fan, kinds = slack[band_reference]["model"], slack[excess_reference]
+    drawn = weights(len(fan.m), RESAMPLES, seed, "model")
+    band = _with_interval(band_edge(fan, np.ones((1, len(fan.m)))), band_edge(fan, drawn), len(fan.m))
     estimates = {"band": band}
     for name in ("genuine", "exact", "coarse"):
         if name in kinds:
-            excess, spread = _difference(model, kinds[name], seed, name)
+            excess, spread = _difference(kinds["model"], kinds[name], seed, name)
             estimates[f"excess_{name}"] = excess
             if name == "genuine":
                 estimates["spread"] = spread
@@ -131,7 +135,9 @@ def fit(kinds: dict[str, Slack], *, seed: int = 0) -> GammaFit:
         estimates=estimates,
         verdict=verdict,
         reason=reason,
-        warnings=tuple(_warnings(kinds, estimates)),
+        warnings=tuple(_warnings(slack, kinds, estimates, band_reference, excess_reference, seed)),
+        band_reference=band_reference,
+        excess_reference=excess_reference,
     )
 
 
@@ -158,7 +164,10 @@ def judge(kinds: dict[str, Slack], estimates: dict[str, Estimate]) -> tuple[str,
     if "genuine" in kinds:
         ratio = model.residual[:, late].mean() / max(kinds["genuine"].residual[:, late].mean(), 1e-12)
         if ratio > OFF_PATH and kinds["genuine"].residual[:, late].mean() > 1e-6:
-            return "off path", f"generated states stay {ratio:.1f} times as far from every ground truth as genuine ones do"
+            return (
+                "off path",
+                f"generated states stay {ratio:.1f} times as far from every ground truth as genuine ones do",
+            )
     zeros = {name: estimates[f"excess_{name}"] for name in ("genuine", "exact") if f"excess_{name}" in estimates}
     if not zeros:
         return "none detectable", "no null was measured, so the raw times mean nothing by themselves"
@@ -185,18 +194,35 @@ def _named(null: str) -> str:
     return {"genuine": "genuine states", "exact": "a perfect model"}[null]
 
 
-def _warnings(kinds: dict[str, Slack], estimates: dict[str, Estimate]) -> list[str]:
+def _warnings(
+    slack: dict[str, dict[str, Slack]],
+    kinds: dict[str, Slack],
+    estimates: dict[str, Estimate],
+    band_reference: str,
+    excess_reference: str,
+    seed: int,
+) -> list[str]:
     found = []
     if len(kinds["model"].m) < FEW:
         found.append(f"only {len(kinds['model'].m)} trajectories: intervals are too narrow below {FEW}")
     if "genuine" not in kinds:
         found.append("genuine states were not measured, so nothing says what zero is")
-    elif len(kinds["genuine"].m) < FEW:
+        return found
+    if len(kinds["genuine"].m) < FEW:
         found.append(f"only {len(kinds['genuine'].m)} genuine states stand behind the null")
-    band, excess = estimates["band"], estimates.get("excess_genuine")
-    if excess is not None and band.value > 0.05 and excess.high < 0.5 * band.value:
+    band, excess = estimates["band"], estimates["excess_genuine"]
+    if band.value > 0.05 and excess.high < 0.5 * band.value:
         found.append(
-            f"most of the band ({band.value:.2f}) is drawn by genuine states too; it says how wide a mixture the paper's "
-            f"recipe would use, not how much exposure bias there is ({excess.value:.2f})"
+            f"the band ({band.value:.2f}, reference '{band_reference}') is far wider than the excess ({excess.value:.3f}, "
+            f"reference '{excess_reference}'): it says how wide a mixture the paper's recipe would use, not how much "
+            "exposure bias there is"
         )
+    for name, one in slack.items():
+        if "exact" in one and "genuine" in one:
+            zero, _ = _difference(one["exact"], one["genuine"], seed, "genuine")
+            if zero.excludes(0.0) and abs(zero.value) > ZERO_ERROR:
+                found.append(
+                    f"under '{name}' even a perfect model differs from genuine states (gamma {zero}): part of the excess "
+                    "over genuine states there belongs to the reference, not to this model"
+                )
     return found

@@ -65,9 +65,14 @@ class Measurement:
         return list(self.config["probe"]["steps"])
 
     @property
-    def main_reference(self) -> str:
-        """The reference gamma is read from: nearest when it was measured, else the first."""
+    def band_reference(self) -> str:
+        """Whose raw fan gives the band: nearest when it was measured, else the first."""
         return "nearest" if "nearest" in self.references else self.references[0]
+
+    @property
+    def main_reference(self) -> str:
+        """Whose excess gives the verdict: level (a perfect model is at zero there), else nearest, else the first."""
+        return "level" if "level" in self.references else self.band_reference
 
     @cached_property
     def _arrays(self) -> dict[tuple[str, int], dict[str, np.ndarray]]:
@@ -87,7 +92,9 @@ class Measurement:
         steps = steps or self.steps[0]
         return [kind for kind in ("model", *self.config["probe"]["nulls"]) if (kind, steps) in self._arrays]
 
-    def array(self, what: str, kind: str = "model", *, reference: str | None = None, steps: int | None = None) -> np.ndarray:
+    def array(
+        self, what: str, kind: str = "model", *, reference: str | None = None, steps: int | None = None
+    ) -> np.ndarray:
         """One array: `t` [time], `norm` [n, time], `ids`, `labels`, `final`, `kept`, or a reference's `m`, `residual`, ..."""
         key = (kind, steps or self.steps[0])
         name = f"{reference}/{what}" if reference else what
@@ -148,13 +155,21 @@ class Measurement:
         table["residual"] = slack["model"].residual.mean(axis=0)
         table["boundary"] = self.array("boundary", reference=reference, steps=steps).mean(axis=0)
         if "genuine" in slack:
-            norms = self.array("norm", steps=steps).mean(axis=0), self.array("norm", "genuine", steps=steps).mean(axis=0)
+            norms = (
+                self.array("norm", steps=steps).mean(axis=0),
+                self.array("norm", "genuine", steps=steps).mean(axis=0),
+            )
             table["norm_ratio"] = norms[0] / norms[1]
         return pd.DataFrame(table)
 
     def suggest(self, reference: str | None = None) -> GammaFit:
         """gamma by every estimator, the recommended one, and a verdict."""
-        return gamma.fit(self.slack(reference or self.main_reference), seed=int(self.config["probe"]["seed"]))
+        return gamma.fit(
+            {name: self.slack(name) for name in self.references},
+            band_reference=reference or self.band_reference,
+            excess_reference=reference or self.main_reference,
+            seed=int(self.config["probe"]["seed"]),
+        )
 
     def protocol(self) -> dict[str, Any]:
         """What a number from this measurement depends on."""

@@ -27,7 +27,7 @@ from slowflow.measure.closest import LAST, Closest, closest_time
 try:
     import faiss
 except Exception:  # a broken GPU wheel raises RuntimeError, not ImportError
-    faiss = None
+    faiss = None  # type: ignore[assignment]
 
 SHORTLIST = 8
 WINDOW_POINTS = 8
@@ -71,9 +71,7 @@ class Nearest:
     certified: float
 
 
-def nearest(
-    state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interpolant, engine: str = "auto"
-) -> Nearest:
+def nearest(state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interpolant, engine: str = "auto") -> Nearest:
     """Joint minimum over the rows of one bank shard and over m in [0, 1].
 
     Args:
@@ -186,7 +184,13 @@ def _faiss_shortlist(
 
 
 def _query(
-    index: faiss.Index, state: np.ndarray, noise: np.ndarray, times: np.ndarray, path: Interpolant, centre: np.ndarray, k: int
+    index: faiss.Index,
+    state: np.ndarray,
+    noise: np.ndarray,
+    times: np.ndarray,
+    path: Interpolant,
+    centre: np.ndarray,
+    k: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Nearest k rows at each of the given times: (row [n, times, k], squared distance to the interpolation)."""
     found = np.empty((*times.shape, k), dtype=np.int64)

@@ -17,13 +17,12 @@ from slowflow.flow.grids import uniform_grid
 from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel, Predictor
 from slowflow.flow.samplers import Sampler, sampler, walk
+from slowflow.flow.samplers.heun import Heun
 from slowflow.measure.references import Trajectories
 from slowflow.records import Probe
 
 FINE = 100
 """The perfect model is solved with Heun on at least this many intervals."""
-WIDTH = 0.1
-"""Width of the perfect model's bumps around real images, as a share of the data's standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +62,20 @@ class Source:
         if kind == "model":
             field: Predictor = guided(self.model, self.probe.guidance)
             return self._sampled(field, sampler(self.probe.sampler), ids, grid, every=1)
-        perfect = self.perfect()
+        # the field of single images is infinite at t = 1, so a last step is never corrected there
+        heun, perfect = Heun(last_euler=True), self.perfect()
         if kind == "coarse":
-            return self._sampled(perfect, sampler(self.probe.sampler), ids, grid, every=1)
+            method = heun if self.probe.sampler == "heun" else sampler(self.probe.sampler)
+            return self._sampled(perfect, method, ids, grid, every=1)
         every = -(-FINE // steps)
         fine = uniform_grid(steps * every, end=self.model.t_max, shift=self.probe.shift)
-        return self._sampled(perfect, sampler("heun"), ids, fine, every)
+        return self._sampled(perfect, heun, ids, fine, every)
 
     def perfect(self) -> ExactMixture:
-        """The exact flow of the held-out data, each image widened a little."""
-        data = self.heldout.data.to(torch.float64)
+        """The exact flow of the held-out images: its states have the law of genuine states, at every time."""
         labels = torch.from_numpy(self._classes_of_heldout())
-        return ExactMixture(data, labels, WIDTH * float(data.std()), self.model.interpolant, t_max=self.model.t_max)
+        data = self.heldout.data.to(torch.float64)
+        return ExactMixture(data, labels, 0.0, self.model.interpolant, t_max=self.model.t_max)
 
     def _genuine(self, ids: np.ndarray, grid: Tensor) -> Trajectories:
         labels, classes = labels_of(ids, self.model.classes), max(self.model.classes, 1)
@@ -98,7 +99,9 @@ class Source:
         stacked = torch.stack(states, dim=1).cpu().to(torch.float64)
         return self._record(stacked, noise, stacked[:, -1], labels, grid[::every])
 
-    def _record(self, states: Tensor, noise: Tensor, endpoint: Tensor, labels: np.ndarray, grid: Tensor) -> Trajectories:
+    def _record(
+        self, states: Tensor, noise: Tensor, endpoint: Tensor, labels: np.ndarray, grid: Tensor
+    ) -> Trajectories:
         return Trajectories(
             states=states.flatten(2).numpy(),
             noise=noise.flatten(1).numpy(),
@@ -112,4 +115,3 @@ class Source:
 def nfe(model: FlowModel, probe: Probe, steps: int) -> int:
     """Network calls of one sample."""
     return sampler(probe.sampler).network_calls(guided(model, probe.guidance), steps)
-

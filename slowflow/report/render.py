@@ -106,7 +106,9 @@ def comparison_rows(result: RunResult) -> list[dict[str, Any]]:
         for steps in result.evaluations[mixed.name].steps:
             found = text.changes(result, mixed, control, steps)
             cells = [{"text": text.signed(c.estimate, 2 if c.metric == "fd" else 3), "word": c.word} for c in found]
-            rows.append({"pair": f"{mixed.title} − plain", "steps": steps, "labels": [c.label for c in found], "cells": cells})
+            rows.append(
+                {"pair": f"{mixed.title} − plain", "steps": steps, "labels": [c.label for c in found], "cells": cells}
+            )
     return rows
 
 
@@ -123,8 +125,7 @@ def render(result: RunResult) -> str:
         version=metadata.version("slowflow"),
         model=(measured.config if measured else evaluated.config if evaluated else {})["model"]["name"],
         data=(measured.config if measured else evaluated.config if evaluated else {})["data"]["name"],
-        first=text.lag_sentence(result) if measured else "",
-        second=text.remedy_sentence(result),
+        findings=[*([text.lag_finding(result)] if measured else []), text.remedy_finding(result)],
         advice=text.advice(result),
         leading=drawn[:LEADING],
         others=drawn[LEADING:],
@@ -133,6 +134,7 @@ def render(result: RunResult) -> str:
         comparison=comparison_rows(result),
         lags=lag_rows(result),
         fit=result.fit if measured else None,
+        called_for=bool(measured) and result.fit.verdict == "detected",
         warnings=result.fit.warnings if measured else (),
         memorisation=evaluated.facts["memorisation"] if evaluated else {},
         measured=measured.protocol() if measured else None,

@@ -42,14 +42,14 @@ class Change:
 
 def signed(estimate: Estimate, digits: int = 2) -> str:
     """+1.23 [+0.50, +1.90]."""
-    minus = lambda x: f"{x:+.{digits}f}".replace("-", "−")  # noqa: E731
-    return f"{minus(estimate.value)} [{minus(estimate.low)}, {minus(estimate.high)}]"
+    numbers = [f"{x:+.{digits}f}".replace("-", "−") for x in (estimate.value, estimate.low, estimate.high)]
+    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
 
 
 def plain(estimate: Estimate, digits: int = 2) -> str:
     """1.23 [0.50, 1.90]."""
-    minus = lambda x: f"{x:.{digits}f}".replace("-", "−")  # noqa: E731
-    return f"{minus(estimate.value)} [{minus(estimate.low)}, {minus(estimate.high)}]"
+    numbers = [f"{x:.{digits}f}".replace("-", "−") for x in (estimate.value, estimate.low, estimate.high)]
+    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
 
 
 def changes(result: RunResult, after: Arm, before: Arm, steps: int) -> list[Change]:
@@ -80,38 +80,57 @@ def main_steps(result: RunResult) -> int:
     return measured if measured in first.steps else max(first.steps)
 
 
-def lag_sentence(result: RunResult) -> str:
-    """The first sentence: does this model lag?"""
+@dataclass(frozen=True)
+class Finding:
+    """One sentence anybody understands, and the numbers it rests on."""
+
+    sentence: str
+    numbers: str
+
+
+def lag_finding(result: RunResult) -> Finding:
+    """Does this model lag?"""
     found, fit = result.measurements[result.base.name], result.fit
-    sampler = {"euler": "Euler", "heun": "Heun", "recombine": "DDIM-form", "em": "stochastic"}[found.protocol()["sampler"]]
-    subject = f"{HEADLINE[fit.verdict]} (at {found.steps[0]} {sampler} steps, reference '{found.main_reference}')"
-    return f"{subject}: {fit.reason}."
-
-
-def remedy_sentence(result: RunResult) -> str:
-    """The second sentence: did MixFlow help, against plain training of the same length?"""
-    matched = [pair for pair in pairs(result) if {arm.name for arm in pair} <= result.evaluations.keys()]
-    if not matched:
-        return ADVICE[result.fit.verdict] if result.measurements else "Nothing was post-trained."
-    mixed, control = matched[0]
-    steps = main_steps(result)
-    found = {change.metric: change for change in changes(result, mixed, control, steps)}
-    parts = [_clause(found[metric]) for metric in ("fd", "density", "coverage", "agreement") if metric in found]
-    lag = ""
-    if {mixed.name, control.name} <= result.measurements.keys():
-        change = lag_change(result, control.name, mixed.name)
-        moved = "made no significant difference to" if not change.excludes(0.0) else "reduced" if change.value < 0 else "increased"
-        lag = f" It {moved} the lag (gamma {signed(change, 3)})."
-    return (
-        f"After {mixed.steps:,} steps, MixFlow with gamma {mixed.gamma:.2f}, compared with plain training of the same length, "
-        f"at {steps} sampling steps: {'; '.join(parts)}.{lag}"
+    sampler = {"euler": "Euler", "heun": "Heun", "recombine": "DDIM-form", "em": "stochastic"}[
+        found.protocol()["sampler"]
+    ]
+    reason = fit.reason.removeprefix(f"{HEADLINE[fit.verdict][0].lower()}{HEADLINE[fit.verdict][1:]}: ")
+    return Finding(
+        f"{HEADLINE[fit.verdict]} at {found.steps[0]} {sampler} steps.",
+        f"Reference '{fit.excess_reference}', n = {found.protocol()['samples']}: {reason}.",
     )
 
 
-def _clause(change: Change) -> str:
-    digits = 2 if change.metric == "fd" else 3
-    word = change.word if change.word == "no significant change" else f"{change.word}"
-    return f"{change.label} {word} ({signed(change.estimate, digits)})"
+def remedy_finding(result: RunResult) -> Finding:
+    """Did MixFlow help, against plain training of the same length?"""
+    matched = [pair for pair in pairs(result) if {arm.name for arm in pair} <= result.evaluations.keys()]
+    if not matched:
+        advised = ADVICE[result.fit.verdict] if result.measurements else "Nothing was post-trained."
+        return Finding(advised, "")
+    mixed, control = matched[0]
+    steps = main_steps(result)
+    found = changes(result, mixed, control, steps)
+    against = f"than plain training of the same length ({mixed.steps:,} steps)"
+    numbers = "; ".join(f"{c.label} {signed(c.estimate, 2 if c.metric == 'fd' else 3)} {c.word}" for c in found)
+    numbers = f"MixFlow with gamma {mixed.gamma:.2f} minus plain, {steps} sampling steps: {numbers}."
+    if {mixed.name, control.name} <= result.measurements.keys():
+        change = lag_change(result, control.name, mixed.name)
+        word = "no significant change" if not change.excludes(0.0) else "faster" if change.value < 0 else "slower"
+        numbers += f" Slack of the states, in units of gamma: {signed(change, 3)} {word}."
+    return Finding(f"MixFlow left the samples {_verdict(found)} {against}.", numbers)
+
+
+def _verdict(found: list[Change]) -> str:
+    """`closer to the real ones, ...`: distance first, then what moved in fidelity and coverage."""
+    words = {c.metric: c.word for c in found}
+    overall = {"better": "closer to the real ones", "worse": "further from the real ones"}.get(
+        words["fd"], "no closer to the real ones"
+    )
+    named = {"density": "fidelity", "coverage": "coverage", "agreement": "label agreement"}
+    moved = [
+        f"{words[m]} in {named[m]}" for m in ("density", "coverage", "agreement") if words.get(m, "no")[:2] != "no"
+    ]
+    return f"{overall} ({', '.join(moved)})" if moved else overall
 
 
 def advice(result: RunResult) -> str:
@@ -122,7 +141,9 @@ def advice(result: RunResult) -> str:
     if matched and result.evaluations:
         words = {c.metric: c.word for c in changes(result, *matched[0], main_steps(result))}
         if words["fd"] == "worse":
-            return "Do not ship this MixFlow model: at this length and gamma it moved the samples away from the real ones."
+            return (
+                "Do not ship this MixFlow model: at this length and gamma it moved the samples away from the real ones."
+            )
         if words["fd"] == "better":
             return "The MixFlow model is the better one on this evidence; confirm with more samples and another seed."
         return "There is no reason to prefer the MixFlow model over plain training on this evidence."

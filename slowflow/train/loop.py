@@ -93,7 +93,9 @@ def step_loss(model: FlowModel, remedy: TrainingRemedy, data: ImageSet, config: 
     noise = torch.randn(clean.shape, generator=rng.torch_generator(config.seed, "noise", step)).to(clean)
     cond = data.labels[rows]
     if model.null is not None:
-        dropped = torch.rand(len(rows), generator=rng.torch_generator(config.seed, "dropout", step)) < config.label_dropout
+        dropped = (
+            torch.rand(len(rows), generator=rng.torch_generator(config.seed, "dropout", step)) < config.label_dropout
+        )
         cond = torch.where(dropped, model.null, cond)
     state, t, target = remedy.pair(noise, clean, rng.torch_generator(config.seed, "times", step))
     return nn.functional.mse_loss(model.raw(state, t, cond.to(model.device)), target)
@@ -140,7 +142,10 @@ def train(
     check_data(model, data)
     remedy = replace(remedy, interpolant=model.interpolant, prediction=model.prediction)
     state = TrainState(
-        model.net, ema_decay=config.ema_decay, betas=(config.betas[0], config.betas[1]), weight_decay=config.weight_decay
+        model.net,
+        ema_decay=config.ema_decay,
+        betas=(config.betas[0], config.betas[1]),
+        weight_decay=config.weight_decay,
     )
     if state_file.exists():
         state.load(state_file)

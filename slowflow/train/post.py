@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,16 @@ from slowflow.train.loop import Progress, TrainConfig, check_data, train
 from slowflow.train.pretrain import finish
 
 
-def make_remedy(name: str, gamma: float | None = None, target_at: str = "m", time_law: str | None = None) -> TrainingRemedy:
+def make_remedy(
+    name: str, gamma: float | None = None, target_at: str = "m", time_law: str | None = None
+) -> TrainingRemedy:
     """The remedy called `name` with the settings it knows.
 
     Raises:
         InputError: unknown remedy, a gamma for one that has none, or none for one that needs it.
     """
     kind = REMEDIES.get(name)
-    known = set(kind.__dataclass_fields__)  # type: ignore[attr-defined]
+    known = {f.name for f in fields(kind)}
     settings: dict[str, Any] = {} if time_law is None else {"time_law": time_law}
     if "gamma" in known:
         if gamma is None:

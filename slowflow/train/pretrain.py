@@ -89,7 +89,10 @@ def pretrain(recipe: Recipe, out: str | Path, *, progress: Progress | None = Non
 def finish(folder: RunFolder, model: FlowModel, state: TrainState, data: ImageSet, provenance: dict[str, Any]) -> None:
     """Write the averaged weights, the loss curve and, last, the manifest."""
     averaged = state.ema_net.state_dict()
-    metadata = {"model": describe(model) if isinstance(model.net, SiT) else {"name": model.name}, "provenance": provenance}
+    metadata = {
+        "model": describe(model) if isinstance(model.net, SiT) else {"name": model.name},
+        "provenance": provenance,
+    }
     checkpoint.save(folder.path / "model.safetensors", averaged, metadata)
     atomic.write_text(folder.path / "history.json", state.history_json())
     tail = state.losses[-100:]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +43,7 @@ class TrainState:
     @property
     def ema_net(self) -> nn.Module:
         """The averaged network: what is evaluated and shipped."""
-        return cast(nn.Module, self.ema.module)
+        return self.ema.module
 
     def save(self, path: Path) -> None:
         """Write everything as one file; the write is the commit."""
@@ -67,7 +66,9 @@ class TrainState:
         stored = checkpoint.load(path)
         expected = {f"net/{name}" for name, _ in self.net.named_parameters()}
         if not expected <= stored.tensors.keys():
-            raise InputError(f"{path} holds the state of another network: no '{sorted(expected - stored.tensors.keys())[0]}'")
+            raise InputError(
+                f"{path} holds the state of another network: no '{sorted(expected - stored.tensors.keys())[0]}'"
+            )
         self.step = int(stored.metadata["step"])
         with torch.no_grad():
             for name, parameter in self.net.named_parameters():

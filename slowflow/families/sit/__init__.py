@@ -44,7 +44,9 @@ def config_from_shapes(tensors: dict[str, Tensor], heads: int | None, path: Path
     out_channels = tensors["final_layer.linear.weight"].shape[0] // patch**2
     heads = heads or HEADS.get(hidden)
     if heads is None:
-        raise CheckpointError(f"{path} is {hidden} wide; the number of attention heads is not in the file, give --heads")
+        raise CheckpointError(
+            f"{path} is {hidden} wide; the number of attention heads is not in the file, give --heads"
+        )
     return SiTConfig(
         input_size=math.isqrt(tensors["pos_embed"].shape[1]) * patch,
         patch=patch,
@@ -117,7 +119,9 @@ class SiTFamily:
         load_strictly(net, stored.tensors, path)
         notes = [f"weights taken from '{stored.part}'"]
         if not told and options.interpolant is None:
-            notes.append("the file does not say its interpolant and prediction; SiT's default, linear velocity, is used")
+            notes.append(
+                "the file does not say its interpolant and prediction; SiT's default, linear velocity, is used"
+            )
         model = flow_model(
             net,
             path=conventions["interpolant"],

@@ -82,7 +82,8 @@ class TimestepEmbedder(nn.Module):
         # float32 whatever the network's dtype: the official features are computed so
         frequency = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
         angle = t.float()[:, None] * frequency[None]
-        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.mlp[0].weight.dtype))
+        weight = next(self.mlp.parameters())
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1).to(weight.dtype))
 
 
 class LabelEmbedder(nn.Module):

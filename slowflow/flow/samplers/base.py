@@ -84,5 +84,7 @@ def walk(
             state = method.step(model, state, grid[k], grid[k + 1], cond, fresh)
         if not bool(torch.isfinite(state).all()):
             bad = int((~torch.isfinite(state).flatten(1).all(dim=1)).nonzero()[0])
-            raise NonFiniteError(f"sample {bad} of the batch became NaN or infinite between t = {grid[k]:.4f} and {grid[k + 1]:.4f}")
+            raise NonFiniteError(
+                f"sample {bad} of the batch became NaN or infinite between t = {grid[k]:.4f} and {grid[k + 1]:.4f}"
+            )
         yield k + 1, state

@@ -16,7 +16,9 @@ from slowflow.flow.model import Predictor, combine
 from slowflow.flow.samplers.base import SAMPLERS, Sampler
 
 
-@SAMPLERS.register("em", summary="stochastic, w = sigma, one network call a step", source="Ma et al. 2024, SiT (arXiv 2401.08740)")
+@SAMPLERS.register(
+    "em", summary="stochastic, w = sigma, one network call a step", source="Ma et al. 2024, SiT (arXiv 2401.08740)"
+)
 class EulerMaruyama(Sampler):
     """One prediction gives velocity and score together."""
 

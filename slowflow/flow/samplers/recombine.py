@@ -14,7 +14,11 @@ from slowflow.flow.model import Predictor
 from slowflow.flow.samplers.base import SAMPLERS, Sampler
 
 
-@SAMPLERS.register("recombine", summary="DDIM in general form, one network call a step", source="Song et al. 2021, DDIM (arXiv 2010.02502)")
+@SAMPLERS.register(
+    "recombine",
+    summary="DDIM in general form, one network call a step",
+    source="Song et al. 2021, DDIM (arXiv 2010.02502)",
+)
 class Recombine(Sampler):
     """alpha(s) data_hat + sigma(s) noise_hat."""
 

@@ -1,0 +1,42 @@
+# SlowFlow: `make demo` and `make test` make their own environment on first use and need only Python and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= slowflow-demo
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test test-full simulate check fmt bench clean
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,demo,dev]'
+	touch $@
+
+demo: $(VENV)/ready
+	$(BIN)/slowflow demo --out $(DEMO)
+
+test: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not simulate"
+
+test-full: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not simulate"
+
+simulate: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m simulate
+
+check: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_contracts.py
+
+fmt: $(VENV)/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py
+
+clean:
+	rm -rf $(VENV) $(DEMO)
