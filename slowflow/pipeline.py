@@ -17,7 +17,7 @@ from slowflow.cards import card
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError
 from slowflow.evaluate.engine import Sampling, evaluate
-from slowflow.evaluate.features import open_features
+from slowflow.evaluate.features import Features, open_features
 from slowflow.families.base import Opened
 from slowflow.families.open import direction_losses, identity, open_model
 from slowflow.flow.model import FlowModel
@@ -82,61 +82,76 @@ def run(
     if folder.finished:
         return RunResult.load(folder.path)
     check = _check(opened.model, data)
-
-    def report(stage: str) -> Callable[[int, int, str], None]:
-        return lambda done, total, note: progress(stage, done, total, note) if progress is not None else None
-
-    def look(arm: Arm, model: FlowModel, model_id: dict[str, Any]) -> None:
-        where = folder.path / f"measure-{arm.name}"
-        found = measure(
-            model,
-            data,
-            config.probe,
-            where,
-            heldout=config.heldout,
-            model_id=model_id,
-            progress=report(f"measure {arm.title}"),
-        )
-        evaluate(
-            model,
-            data,
-            features,
-            config.sampling,
-            folder.path / f"evaluate-{arm.name}",
-            heldout=config.heldout,
-            model_id=model_id,
-            known=_known(found, config),
-            progress=report(f"evaluate {arm.title}"),
-        )
-
+    loop = _Loop(opened.model, identified, data, features, config, folder.path, progress)
     base = Arm("base", "before", "base")
-    look(base, opened.model, identified)
-    fit = Measurement.load(folder.path / "measure-base").suggest()
+    fit = loop.look(base, opened.model, identified).suggest()
     gamma = fit.gamma if config.gamma is None else config.gamma
     arms = [base]
-    for arm, model, model_id in _descendants(opened, spec) if config.descendants else []:
-        look(arm, model, model_id)
+    for arm, model, model_id in _descendants(spec) if config.descendants else []:
+        loop.look(arm, model, model_id)
         arms.append(arm)
-    for role in ("plain", "mixflow"):
-        steps = config.train.steps
-        arm = Arm(role, f"{_titled(role, gamma)}, {steps:,} steps", role, gamma if role == "mixflow" else None, steps)
-        trained = post_train(
-            opened.model,
-            data,
-            make_remedy(role, gamma),
-            config.train,
-            folder.path / f"posttrain-{role}",
-            heldout=config.heldout,
-            model_id=identified,
-            progress=report(f"post-train {arm.title}"),
-        )
-        look(arm, trained, {**identified, "posttrained": role, "gamma": arm.gamma, "steps": steps})
-        arms.append(arm)
+    arms += [loop.post_train("plain", None), loop.post_train("mixflow", gamma)]
     result = {"arms": [asdict(arm) for arm in arms], "check": check, "gamma": gamma}
     finished = collect(folder.path, result)
     atomic.write_text(folder.path / "report.html", render(finished))
     folder.finish(["report.html"], {**result, "answer": answer(finished)})
     return RunResult.load(folder.path)
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """What the stages of one run share."""
+
+    model: FlowModel
+    model_id: dict[str, Any]
+    data: ImageSet
+    features: Features
+    config: RunConfig
+    path: Path
+    progress: Progress | None
+
+    def _report(self, stage: str) -> Callable[[int, int, str], None]:
+        return lambda done, total, note: self.progress(stage, done, total, note) if self.progress is not None else None
+
+    def look(self, arm: Arm, model: FlowModel, model_id: dict[str, Any]) -> Measurement:
+        """Measure and evaluate one arm."""
+        shared: dict[str, Any] = {"heldout": self.config.heldout, "model_id": model_id}
+        found = measure(
+            model,
+            self.data,
+            self.config.probe,
+            self.path / f"measure-{arm.name}",
+            progress=self._report(f"measure {arm.title}"),
+            **shared,
+        )
+        evaluate(
+            model,
+            self.data,
+            self.features,
+            self.config.sampling,
+            self.path / f"evaluate-{arm.name}",
+            known=_known(found, self.config),
+            progress=self._report(f"evaluate {arm.title}"),
+            **shared,
+        )
+        return found
+
+    def post_train(self, role: str, gamma: float | None) -> Arm:
+        """Post-train one live arm and look at it."""
+        steps = self.config.train.steps
+        arm = Arm(role, f"{_titled(role, gamma)}, {steps:,} steps", role, gamma, steps)
+        trained = post_train(
+            self.model,
+            self.data,
+            make_remedy(role, gamma),
+            self.config.train,
+            self.path / f"posttrain-{role}",
+            heldout=self.config.heldout,
+            model_id=self.model_id,
+            progress=self._report(f"post-train {arm.title}"),
+        )
+        self.look(arm, trained, {**self.model_id, "posttrained": role, "gamma": gamma, "steps": steps})
+        return arm
 
 
 def _titled(role: str, gamma: float | None) -> str:
@@ -170,7 +185,7 @@ def _known(found: Measurement, config: RunConfig) -> dict[int, Any]:
     return {steps: found.array("final", steps=steps) for steps in probe.steps if steps in sampling.steps}
 
 
-def _descendants(opened: Opened, spec: str) -> list[tuple[Arm, FlowModel, dict[str, Any]]]:
+def _descendants(spec: str) -> list[tuple[Arm, FlowModel, dict[str, Any]]]:
     """The bundled long post-trainings of a bundled model."""
     found = []
     for role, name in card(spec, "model").content.get("descendants", {}).items():

@@ -15,7 +15,7 @@ from slowflow.figures.base import rendered
 from slowflow.report import text
 from slowflow.results import RunResult
 
-ORDER = ("fan", "excess", "quality", "samples", "before-after", "gamma")
+ORDER = ("fan", "excess", "quality", "samples", "before-after", "gamma", "slack")
 LEADING = 3
 RASTER = ("samples",)
 CITATIONS = (

@@ -1,0 +1,79 @@
+"""The distribution of slack (t - m)/t at a few times, model beside genuine states."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import seaborn
+from matplotlib.axes import Axes
+
+from slowflow.errors import InputError
+from slowflow.figures.base import FIGURES, Figure
+from slowflow.figures.style import INK, KIND, KIND_NAME, PALE
+from slowflow.results import RunResult
+
+TIMES = (0.2, 0.4, 0.6, 0.8, 0.95)
+
+
+def data(result: RunResult) -> pd.DataFrame:
+    """reference, kind, t, slack: one row a sample at each of a few times."""
+    if result.base.name not in result.measurements:
+        raise InputError(f"{result.path} holds no measurement to take slack from")
+    found = result.measurements[result.base.name]
+    frames = []
+    for reference in found.references:
+        for kind in [k for k in found.kinds() if k in ("model", "genuine")]:
+            slack = found.slack(reference)[kind]
+            for column in sorted({int(np.argmin(np.abs(slack.t - t))) for t in TIMES}):
+                part = {"t": round(float(slack.t[column]), 3), "slack": slack.r[:, column]}
+                frames.append(pd.DataFrame(part).assign(reference=reference, kind=kind))
+    return pd.concat(frames, ignore_index=True)
+
+
+def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
+    """Split violins, quartiles inside; one panel a reference."""
+    names = {kind: KIND_NAME[kind] for kind in ("genuine", "model")}
+    palette = {names["genuine"]: PALE, names["model"]: KIND["model"]}
+    for panel, (reference, group) in zip(axes, table.groupby("reference", sort=False), strict=True):
+        seaborn.violinplot(
+            group.assign(kind=group["kind"].map(names)),
+            x="t",
+            y="slack",
+            hue="kind",
+            hue_order=[n for k, n in names.items() if k in set(group["kind"])],
+            palette=palette,
+            split=True,
+            inner="quart",
+            cut=0,
+            linewidth=0.8,
+            density_norm="width",
+            ax=panel,
+        )
+        panel.axhline(0.0, color=INK, linewidth=0.9)
+        panel.set(
+            title=f"reference: {reference}", xlabel="sampling time t", ylabel="slack (t − m) / t   (above 0: slow)"
+        )
+        panel.legend(title=None, loc="best")
+
+
+def alt(table: pd.DataFrame) -> str:
+    """Medians at the last time."""
+    last = table[table["t"] == table["t"].max()]
+    medians = last.groupby(["reference", "kind"], sort=False)["slack"].median().reset_index()
+    parts = [f"{r['reference']}, {KIND_NAME[r['kind']]} {r['slack']:+.3f}" for r in medians.to_dict("records")]
+    return f"Distributions of slack; medians at t = {table['t'].max():.2f}: " + "; ".join(parts) + "."
+
+
+FIGURES.register("slack", summary="distribution of slack (t - m)/t, model beside genuine states", source="SlowFlow")(
+    Figure(
+        title="How does slack spread over samples?",
+        caption=(
+            "Slack (t − m)/t of single samples. The paper's model of slack is uniform between 0 and gamma; grey shows how "
+            "much of the spread genuine states have too, which is the error of the instrument."
+        ),
+        data=data,
+        draw=draw,
+        panels=lambda table: (table["reference"].nunique(), 4.6, 3.8),
+        alt=alt,
+    )
+)
