@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
+import sys
 import tomllib
 import types
 import typing
@@ -72,8 +72,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
             return tuple(_typed(item, typing.get_args(option)[0], where) for item in value)
         if option is float and isinstance(value, int | float) and not isinstance(value, bool):
-            if not math.isfinite(value):
-                raise InputError(f"{where} is {value}, expected a finite number")
+            if not -sys.float_info.max <= value <= sys.float_info.max:  # NaN and whole numbers too large fail it too
+                raise InputError(f"{where} is {str(value)[:20]}, expected a finite number")
             return float(value)
         if option in (int, str, bool) and type(value) is option:
             return value

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from slowflow.errors import InputError
-from slowflow.flow.interpolants import Interpolant
+from slowflow.flow.interpolants import Interpolant, expand
 from slowflow.flow.model import FlowModel, Predictor
 
 
@@ -64,28 +64,31 @@ class Guided:
 
     def predict(self, state: Tensor, t: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Guided (data_hat, noise_hat)."""
-        if not self._active(t):
+        active = self._active(t)
+        if not bool(active.any()):
             return self.model.predict(state, t, cond)
         data, noise = self.model.predict(*self._double(state, t, cond))
-        return self._mix(data), self._mix(noise)
+        return self._mix(data, active), self._mix(noise, active)
 
     def velocity(self, state: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """Guided velocity."""
-        if not self._active(t):
+        active = self._active(t)
+        if not bool(active.any()):
             return self.model.velocity(state, t, cond)
-        return self._mix(self.model.velocity(*self._double(state, t, cond)))
+        return self._mix(self.model.velocity(*self._double(state, t, cond)), active)
 
-    def _active(self, t: Tensor) -> bool:
-        return bool((t >= self.interval[0]).all() and (t <= self.interval[1]).all())
+    def _active(self, t: Tensor) -> Tensor:
+        """Where guidance acts: one flag, or one a sample."""
+        return (t >= self.interval[0]) & (t <= self.interval[1])
 
     def _double(self, state: Tensor, t: Tensor, cond: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         null = torch.full_like(cond, int(self.model.null))  # type: ignore[arg-type]
         times = t if t.ndim == 0 else torch.cat([t, t])
         return torch.cat([state, state]), times, torch.cat([cond, null])
 
-    def _mix(self, out: Tensor) -> Tensor:
+    def _mix(self, out: Tensor, active: Tensor) -> Tensor:
         given, null = out.chunk(2)
-        return null + self.scale * (given - null)
+        return torch.where(expand(active, given), null + self.scale * (given - null), given)
 
 
 def guided(model: FlowModel, scale: float) -> Predictor:

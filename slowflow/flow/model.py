@@ -127,6 +127,10 @@ class FlowModel:
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
             raise InputError(f"prediction is '{self.prediction}', expected one of {', '.join(PREDICTIONS)}")
+        if self.prediction == "v" and self.interpolant.name == "linear":
+            raise InputError(
+                "the prediction 'v' is defined where alpha^2 + sigma^2 = 1 (gvp, vp), not on the linear path"
+            )
         if not 0.0 < self.t_max <= 1.0:
             raise InputError(f"t_max is {self.t_max}, expected a time in (0, 1]")
 

@@ -125,6 +125,8 @@ def read_manifest(path: str | Path, kind: str | None = None) -> dict[str, Any]:
         state = "is unfinished; repeat the command that made it" if (path / "config.json").exists() else "is not a run"
         raise InputError(f"{path} {state}" if path.exists() else f"no such run folder: {path}")
     manifest: dict[str, Any] = read_json(path / "manifest.json")
+    if not isinstance(manifest, dict):
+        raise InputError(f"{path / 'manifest.json'} is not a manifest: it holds a {type(manifest).__name__}")
     if manifest.get("schema") != SCHEMA:
         raise InputError(f"{path} has schema {manifest.get('schema')!r}; this SlowFlow reads {SCHEMA}")
     if kind is not None and manifest.get("kind") != kind:

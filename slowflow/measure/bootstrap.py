@@ -30,7 +30,7 @@ def interval(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]
     """Percentile interval of resampled values."""
     tail = (1.0 - LEVEL) / 2.0
     low, high = np.quantile(values, [tail, 1.0 - tail], axis=axis)
-    return low, high
+    return np.asarray(low), np.asarray(high)
 
 
 def mean_curve(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ A remedy is an object that wraps a training step, never a flag inside one. It is
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -60,8 +61,8 @@ class TrainingRemedy(ABC):
     def __post_init__(self) -> None:
         if self.time_law not in TIME_LAWS:
             raise InputError(f"time_law is '{self.time_law}', expected one of {', '.join(TIME_LAWS)}")
-        if not self.shift > 0:
-            raise InputError(f"shift is {self.shift}, expected a number above 0")
+        if not 0.0 < self.shift < math.inf:
+            raise InputError(f"shift is {self.shift}, expected a finite number above 0")
         if self.prediction not in PREDICTIONS:
             raise InputError(f"prediction is '{self.prediction}', expected one of {', '.join(PREDICTIONS)}")
 

@@ -62,8 +62,10 @@ class TrainConfig:
         for name, low in (("steps", 1), ("batch_size", 1), ("warmup", 0), ("save_every", 1), ("valid_every", 0)):
             if getattr(self, name) < low:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least {low}")
-        if len(self.betas) != 2:
-            raise InputError(f"betas is {self.betas}, expected two numbers")
+        if len(self.betas) != 2 or any(not 0.0 <= b < 1.0 for b in self.betas):
+            raise InputError(f"betas is {self.betas}, expected two numbers in [0, 1)")
+        if not 0.0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay is {self.weight_decay}, expected a number of at least 0")
         for name in ("ema_decay", "label_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise InputError(f"{name} is {getattr(self, name)}, expected a share in [0, 1)")
@@ -155,13 +157,12 @@ def train(
             group["lr"] = config.learning_rate(state.step)
         loss = step_loss(model, remedy, data, config, state.step)
         if not math.isfinite(loss.item()):
-            raise NonFiniteError(
-                f"the loss became {loss.item()} at step {state.step}; the last good state is kept in {state_file}; "
-                "a smaller learning rate usually helps"
-            )
+            raise _diverged("loss", loss.item(), state.step, state_file)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(state.parameters.values(), config.clip)
+        norm = nn.utils.clip_grad_norm_(state.parameters.values(), config.clip)
+        if not math.isfinite(float(norm)):
+            raise _diverged("gradient norm", float(norm), state.step, state_file)
         state.optimizer.step()
         state.ema.update_parameters(state.net)
         state.step += 1
@@ -177,6 +178,11 @@ def train(
             progress(state.step, config.steps, f"loss {sum(recent) / len(recent):.4f}")
     model.net.eval()
     return state
+
+
+def _diverged(what: str, value: float, step: int, state_file: Path) -> NonFiniteError:
+    kept = f"the last good state is kept in {state_file}" if state_file.exists() else "nothing was saved yet"
+    return NonFiniteError(f"the {what} became {value} at step {step}; {kept}; a smaller learning rate usually helps")
 
 
 def check_data(model: FlowModel, data: ImageSet) -> None:

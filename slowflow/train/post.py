@@ -33,6 +33,8 @@ def make_remedy(
         if gamma is None:
             raise InputError(f"the remedy '{name}' needs a gamma (a number, or auto with --run)")
         settings |= {"gamma": gamma, "target_at": target_at}
+    elif gamma is not None:
+        raise InputError(f"the remedy '{name}' has no gamma, but {gamma} was given")
     return kind(**settings)
 
 

@@ -72,13 +72,13 @@ def fresh_model(recipe: Recipe) -> FlowModel:
 
 def pretrain(recipe: Recipe, out: str | Path, *, progress: Progress | None = None) -> Path:
     """Train the recipe into the folder `out`, resuming when it is unfinished; returns the checkpoint's path."""
+    model = fresh_model(recipe)
+    train_set, heldout = open_data(recipe.data.name, classes=recipe.model.classes).split(recipe.data.heldout)
+    check_data(model, train_set)
     folder = RunFolder(out, "pretrain", recipe)
     weights = folder.path / "model.safetensors"
     if folder.finished:
         return weights
-    train_set, heldout = open_data(recipe.data.name, classes=recipe.model.classes).split(recipe.data.heldout)
-    model = fresh_model(recipe)
-    check_data(model, train_set)
     state = train(
         model, train_set, Plain(), recipe.train, folder.path / "state.safetensors", heldout=heldout, progress=progress
     )

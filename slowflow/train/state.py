@@ -49,6 +49,7 @@ class TrainState:
         """Write everything as one file; the write is the commit."""
         tensors: dict[str, Tensor] = {f"net/{name}": p for name, p in self.net.named_parameters()}
         tensors |= {f"ema/{name}": p for name, p in self.ema_net.named_parameters()}
+        tensors |= {f"buffer/{name}": b for name, b in self.net.named_buffers()}
         for name, parameter in self.parameters.items():
             for moment in MOMENTS:
                 value = self.optimizer.state.get(parameter, {}).get(moment)
@@ -64,17 +65,19 @@ class TrainState:
             InputError: the file belongs to another network.
         """
         stored = checkpoint.load(path)
-        expected = {f"net/{name}" for name, _ in self.net.named_parameters()}
-        if not expected <= stored.tensors.keys():
-            raise InputError(
-                f"{path} holds the state of another network: no '{sorted(expected - stored.tensors.keys())[0]}'"
-            )
+        expected = {f"net/{name}": p.shape for name, p in self.net.named_parameters()}
+        expected |= {f"buffer/{name}": b.shape for name, b in self.net.named_buffers()}
+        for name, shape in expected.items():
+            if name not in stored.tensors or stored.tensors[name].shape != shape:
+                raise InputError(f"{path} holds the state of another network: '{name}' is missing or of another shape")
         self.step = int(stored.metadata["step"])
         with torch.no_grad():
             for name, parameter in self.net.named_parameters():
                 parameter.copy_(stored.tensors[f"net/{name}"])
             for name, parameter in self.ema_net.named_parameters():
                 parameter.copy_(stored.tensors[f"ema/{name}"])
+            for name, buffer in self.net.named_buffers():
+                buffer.copy_(stored.tensors[f"buffer/{name}"])
         for name, parameter in self.parameters.items():
             self.optimizer.state[parameter] = {
                 "step": torch.tensor(float(self.step)),

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slowflow.errors import CheckpointError
+from slowflow.errors import CheckpointError, InputError
 from slowflow.families.base import FAMILIES, Opened, OpenOptions
 from slowflow.families.sit.backbone import SiT, SiTConfig
 from slowflow.flow.interpolants import interpolant
@@ -26,7 +26,14 @@ from slowflow.io.run import file_sha256
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 """Attention heads of the published widths (S, B, L, XL)."""
 
-REQUIRED = ("x_embedder.proj.weight", "pos_embed", "y_embedder.embedding_table.weight", "final_layer.linear.weight")
+AXES = {
+    "x_embedder.proj.weight": 4,
+    "pos_embed": 3,
+    "y_embedder.embedding_table.weight": 2,
+    "final_layer.linear.weight": 2,
+}
+"""Tensors that every SiT has, and their numbers of axes."""
+REQUIRED = tuple(AXES)
 
 
 def config_from_shapes(tensors: dict[str, Tensor], heads: int | None, path: Path | str) -> SiTConfig:
@@ -39,6 +46,9 @@ def config_from_shapes(tensors: dict[str, Tensor], heads: int | None, path: Path
     if missing:
         shown = ", ".join(sorted(tensors)[:3])
         raise CheckpointError(f"{path} is not a SiT checkpoint: '{missing[0]}' is missing (it holds {shown}, ...)")
+    for name, axes in AXES.items():
+        if tensors[name].ndim != axes:
+            raise CheckpointError(f"{path}: '{name}' has {tensors[name].ndim} axes, a SiT has {axes} there")
     hidden, channels, patch, _ = tensors["x_embedder.proj.weight"].shape
     blocks = [int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")]
     out_channels = tensors["final_layer.linear.weight"].shape[0] // patch**2
@@ -47,7 +57,7 @@ def config_from_shapes(tensors: dict[str, Tensor], heads: int | None, path: Path
         raise CheckpointError(
             f"{path} is {hidden} wide; the number of attention heads is not in the file, give --heads"
         )
-    return SiTConfig(
+    shape = dict(
         input_size=math.isqrt(tensors["pos_embed"].shape[1]) * patch,
         patch=patch,
         channels=channels,
@@ -57,6 +67,10 @@ def config_from_shapes(tensors: dict[str, Tensor], heads: int | None, path: Path
         classes=tensors["y_embedder.embedding_table.weight"].shape[0] - 1,
         learn_sigma=out_channels == 2 * channels,
     )
+    try:
+        return SiTConfig(**shape)
+    except InputError as error:
+        raise CheckpointError(f"{path} is not a SiT checkpoint: {error}") from error
 
 
 def load_strictly(net: torch.nn.Module, tensors: dict[str, Tensor], path: Path | str) -> None:
@@ -109,7 +123,7 @@ class SiTFamily:
         if path is None:
             raise CheckpointError("the family 'sit' opens a file; give its path")
         stored = checkpoint.load(path)
-        told = stored.metadata.get("model", {})
+        told = _told(stored.metadata, path)
         config = config_from_shapes(stored.tensors, options.heads or told.get("heads"), path)
         conventions = {
             "interpolant": options.interpolant or told.get("interpolant") or "linear",
@@ -129,6 +143,15 @@ class SiTFamily:
             name=str(told.get("name", path.stem)),
         )
         return Opened(model, str(path), file_sha256(path), stored.part, {**asdict(config), **conventions}, notes)
+
+
+def _told(metadata: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What SlowFlow's own files say about the model; refused when it is not of the kind SlowFlow writes."""
+    told = metadata.get("model", {})
+    kinds = {"heads": int, "interpolant": str, "prediction": str, "name": str}
+    if not isinstance(told, dict) or any(key in told and type(told[key]) is not kind for key, kind in kinds.items()):
+        raise CheckpointError(f"{path}: its metadata are not those of a SlowFlow model: {str(told)[:80]}")
+    return told
 
 
 def describe(model: FlowModel) -> dict[str, Any]:

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from slowflow.errors import InputError
+
 
 @dataclass(frozen=True)
 class SiTConfig:
@@ -42,6 +44,15 @@ class SiTConfig:
     heads: int
     classes: int
     learn_sigma: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("input_size", "patch", "channels", "hidden", "depth", "heads", "classes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.input_size % self.patch:
+            raise InputError(f"input_size {self.input_size} is not a multiple of the patch {self.patch}")
+        if self.hidden % self.heads or self.hidden % 4:
+            raise InputError(f"hidden {self.hidden} must be a multiple of 4 and of the {self.heads} heads")
 
     @property
     def out_channels(self) -> int:
