@@ -19,7 +19,7 @@ def doctor(json: s.Json = False, debug: s.Debug = False) -> int:
 
     import torch
 
-    from slowflow.measure import search
+    from slowflow.measuring import search
 
     out = s.Output(json, quiet=True)
     providers = sorted(set(metadata.packages_distributions().get("faiss", [])))
@@ -94,7 +94,7 @@ def _listing(what: str) -> list[dict[str, str]]:
 
     places = {
         "families": ("slowflow.families", "FAMILIES"),
-        "references": ("slowflow.measure.references", "REFERENCES"),
+        "references": ("slowflow.measuring.references", "REFERENCES"),
         "remedies": ("slowflow.remedies", "REMEDIES"),
         "figures": ("slowflow.figures", "FIGURES"),
         "data": ("slowflow.data.sets", "SETS"),

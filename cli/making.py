@@ -39,8 +39,8 @@ def sample(
     output = s.Output(json, quiet)
     where, precision = s.setup(threads, device, dtype)
     opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
-    from slowflow.evaluate.sampling import SampleConfig
-    from slowflow.evaluate.sampling import sample as run
+    from slowflow.evaluating.sampling import SampleConfig
+    from slowflow.evaluating.sampling import sample as run
     from slowflow.families.open import identity
 
     pixels = not latents
@@ -94,9 +94,9 @@ def evaluate(
     output = s.Output(json, quiet)
     where, precision = s.setup(threads, device, dtype)
     from slowflow.data.open import open_data
-    from slowflow.evaluate.engine import Sampling, evaluate_file
-    from slowflow.evaluate.engine import evaluate as run
-    from slowflow.evaluate.features import open_features
+    from slowflow.evaluating.engine import Sampling, evaluate_file
+    from slowflow.evaluating.engine import evaluate as run
+    from slowflow.evaluating.features import open_features
     from slowflow.families.open import identity
 
     output.say(f"evaluating into {out}")

@@ -46,7 +46,7 @@ def measure(
     opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
     from slowflow.data.open import open_data
     from slowflow.families.open import identity
-    from slowflow.measure.engine import measure as run
+    from slowflow.measuring.engine import measure as run
     from slowflow.records import Probe
 
     probe = Probe(

@@ -35,7 +35,7 @@ def report(
     """One self-contained page that opens offline."""
     output = s.Output(json, quiet=True)
     from slowflow.io import atomic
-    from slowflow.report.render import render
+    from slowflow.reporting.render import render
     from slowflow.results import RunResult
 
     atomic.write_text(out, render(RunResult.load(*run)))

@@ -128,7 +128,7 @@ def pretrain(
     path = bundled[recipe].recipe if recipe in bundled else Path(recipe)
     output.say(f"training into {out}")
     if "classifier" in read_toml(path):
-        from slowflow.evaluate.classifier import read_classifier_recipe, train_classifier
+        from slowflow.evaluating.classifier import read_classifier_recipe, train_classifier
 
         train_classifier(read_classifier_recipe(path), out)
         result = read_manifest(out, "classifier")["result"]

@@ -52,7 +52,7 @@ def run(
     output = s.Output(json, quiet)
     where, precision = s.setup(threads, device, dtype)
     opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
-    from slowflow.evaluate.engine import Sampling
+    from slowflow.evaluating.engine import Sampling
     from slowflow.pipeline import RunConfig
     from slowflow.records import Probe
     from slowflow.train.loop import TrainConfig
@@ -84,7 +84,7 @@ def demo(
     s.setup(threads)
     from slowflow.cards import card
     from slowflow.config import from_mapping
-    from slowflow.evaluate.engine import Sampling
+    from slowflow.evaluating.engine import Sampling
     from slowflow.pipeline import RunConfig
     from slowflow.records import Probe
     from slowflow.train.loop import TrainConfig
@@ -106,7 +106,7 @@ def demo(
 def _whole(output: s.Output, opened: Any, model: str, data: str, settings: Any, out: Path) -> None:
     from slowflow.data.open import open_data
     from slowflow.pipeline import run as pipeline
-    from slowflow.report import text
+    from slowflow.reporting import text
     from slowflow.results import answer
 
     output.say(f"running into {out}")

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from slowflow.data.open import open_data
-from slowflow.evaluate.engine import Sampling, evaluate
-from slowflow.evaluate.features import open_features
+from slowflow.evaluating.engine import Sampling, evaluate
+from slowflow.evaluating.features import open_features
 from slowflow.families.base import OpenOptions
 from slowflow.families.sit import SiTFamily
 from slowflow.io import atomic, checkpoint

@@ -13,11 +13,11 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "Comparison": "slowflow.api",
     "Estimate": "slowflow.records",
-    "Evaluation": "slowflow.evaluate.engine",
+    "Evaluation": "slowflow.evaluating.engine",
     "FlowModel": "slowflow.flow.model",
     "GammaFit": "slowflow.records",
     "ImageSet": "slowflow.data.images",
-    "Measurement": "slowflow.measure.measurement",
+    "Measurement": "slowflow.measuring.measurement",
     "MixFlow": "slowflow.remedies.mixflow",
     "Plain": "slowflow.remedies.plain",
     "Probe": "slowflow.records",

@@ -17,20 +17,20 @@ from typing import Any
 from slowflow.data.images import ImageSet
 from slowflow.data.open import open_data
 from slowflow.errors import InputError
-from slowflow.evaluate import engine as evaluation
-from slowflow.evaluate.features import open_features
-from slowflow.evaluate.sampling import SampleConfig
-from slowflow.evaluate.sampling import sample as _sample
+from slowflow.evaluating import engine as evaluation
+from slowflow.evaluating.features import open_features
+from slowflow.evaluating.sampling import SampleConfig
+from slowflow.evaluating.sampling import sample as _sample
 from slowflow.families.base import OpenOptions
 from slowflow.families.open import open_model
 from slowflow.flow.model import FlowModel
 from slowflow.io import atomic
-from slowflow.measure import gamma as gammas
-from slowflow.measure.engine import measure as _measure
-from slowflow.measure.measurement import Measurement
+from slowflow.measuring import gamma as gammas
+from slowflow.measuring.engine import measure as _measure
+from slowflow.measuring.measurement import Measurement
 from slowflow.records import Estimate, GammaFit, Probe
 from slowflow.remedies import TrainingRemedy
-from slowflow.report.render import render
+from slowflow.reporting.render import render
 from slowflow.results import RunResult
 from slowflow.train.loop import TrainConfig
 from slowflow.train.post import post_train as _post_train

@@ -16,17 +16,17 @@ from typing import Any
 from slowflow.cards import card
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError
-from slowflow.evaluate.engine import Sampling, evaluate
-from slowflow.evaluate.features import Features, open_features
+from slowflow.evaluating.engine import Sampling, evaluate
+from slowflow.evaluating.features import Features, open_features
 from slowflow.families.base import Opened
 from slowflow.families.open import direction_losses, identity, open_model
 from slowflow.flow.model import FlowModel
 from slowflow.io import atomic
 from slowflow.io.run import RunFolder
-from slowflow.measure.engine import measure
-from slowflow.measure.measurement import Measurement
+from slowflow.measuring.engine import measure
+from slowflow.measuring.measurement import Measurement
 from slowflow.records import Probe
-from slowflow.report.render import render
+from slowflow.reporting.render import render
 from slowflow.results import Arm, RunResult, answer, collect
 from slowflow.train.loop import TrainConfig
 from slowflow.train.post import make_remedy, post_train

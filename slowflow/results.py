@@ -8,10 +8,10 @@ from typing import Any
 
 from slowflow.config import canonical
 from slowflow.errors import InputError
-from slowflow.evaluate.engine import Evaluation
+from slowflow.evaluating.engine import Evaluation
 from slowflow.io.run import read_manifest
-from slowflow.measure import gamma as gammas
-from slowflow.measure.measurement import Measurement
+from slowflow.measuring import gamma as gammas
+from slowflow.measuring.measurement import Measurement
 from slowflow.records import Estimate, GammaFit
 
 
@@ -64,9 +64,12 @@ class RunResult:
         if len(paths) == 1 and read_manifest(first)["kind"] == "run":
             return collect(first, read_manifest(first, "run")["result"])
         arms: dict[str, Arm] = {}
-        measurements, evaluations = {}, {}
+        measurements: dict[str, Measurement] = {}
+        evaluations: dict[str, Evaluation] = {}
         for path in map(Path, paths):
             kind, name = read_manifest(path)["kind"], path.resolve().name
+            if (name in measurements and kind == "measure") or (name in evaluations and kind == "evaluate"):
+                name = f"{path.resolve().parent.name}/{name}"
             arms.setdefault(name, Arm(name, name, "base" if not arms else "other"))
             if kind == "measure":
                 measurements[name] = Measurement.load(path)
@@ -84,15 +87,21 @@ class RunResult:
         return self.arms[0]
 
     @property
-    def fit(self) -> GammaFit:
-        """gamma of the first arm that was measured.
+    def measured(self) -> Measurement:
+        """The measurement the page speaks of: that of the first arm that has one.
 
         Raises:
             InputError: no arm was measured.
         """
-        if not self.measurements:
-            raise InputError(f"{self.path} holds no measurement")
-        return next(iter(self.measurements.values())).suggest()
+        for arm in self.arms:
+            if arm.name in self.measurements:
+                return self.measurements[arm.name]
+        raise InputError(f"{self.path} holds no measurement")
+
+    @property
+    def fit(self) -> GammaFit:
+        """gamma of that measurement."""
+        return self.measured.suggest()
 
 
 def collect(path: Path, result: dict[str, Any]) -> RunResult:
@@ -114,7 +123,7 @@ def lag_change(result: RunResult, before: str, after: str) -> Estimate:
 
 def answer(result: RunResult) -> dict[str, Any]:
     """The machine-readable answer of `slowflow run --json`."""
-    base = result.measurements[result.arms[0].name]
+    base = result.measured
     return {
         "check": result.check,
         "measure": base.result(),

@@ -18,11 +18,11 @@ FLOORS = {
     "io": 2,
     "flow": 3,
     "cards": 4, "data": 4, "families": 5,
-    "remedies": 6, "measure": 7, "train": 7, "evaluate": 7,
-    "results": 8, "figures": 9, "report": 10,
+    "remedies": 6, "measuring": 7, "train": 7, "evaluating": 7,
+    "results": 8, "figures": 9, "reporting": 10,
     "pipeline": 11, "api": 11, "__init__": 12, "slowflow_cli": 13,
 }  # fmt: skip
-SIBLINGS = {"measure", "train", "evaluate"}
+SIBLINGS = {"measuring", "train", "evaluating"}
 
 
 def unit(path: Path) -> str:
@@ -65,11 +65,11 @@ def test_every_unit_has_a_floor():
 @pytest.mark.parametrize(
     ("package", "owner"),
     [
-        ("faiss", "slowflow/measure/search.py"),
+        ("faiss", "slowflow/measuring/search.py"),
         ("matplotlib", "slowflow/figures/"),
         ("seaborn", "slowflow/figures/"),
         ("typer", "cli/"),
-        ("jinja2", "slowflow/report/"),
+        ("jinja2", "slowflow/reporting/"),
     ],
 )
 def test_a_package_has_one_owner(package, owner):
@@ -149,7 +149,7 @@ def test_every_registered_thing_names_its_source():
     from slowflow.figures import FIGURES
     from slowflow.flow.interpolants import INTERPOLANTS
     from slowflow.flow.samplers import SAMPLERS
-    from slowflow.measure.references import REFERENCES
+    from slowflow.measuring.references import REFERENCES
     from slowflow.remedies import REMEDIES
 
     for registry in (SETS, FAMILIES, FIGURES, INTERPOLANTS, SAMPLERS, REFERENCES, REMEDIES):

@@ -28,14 +28,14 @@ class ImageSet:
 
     name: str
     data: Float[Tensor, "n *shape"]
-    labels: Int[Tensor, " n"]
+    labels: Int[Tensor, " labels"]
     classes: int
     pixels: bool = True
 
     def __post_init__(self) -> None:
         if len(self.data) == 0:
             raise DataError(f"the data set '{self.name}' is empty")
-        if len(self.data) != len(self.labels):
+        if self.labels.ndim != 1 or len(self.data) != len(self.labels):
             raise DataError(f"'{self.name}' has {len(self.data)} items but {len(self.labels)} labels")
         finite = torch.isfinite(self.data).flatten(1).all(dim=1)
         if not bool(finite.all()):

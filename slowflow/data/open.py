@@ -12,6 +12,7 @@ from torch import Tensor
 from slowflow.data.images import ImageSet
 from slowflow.data.sets import SETS
 from slowflow.errors import DataError, MissingExtraError
+from slowflow.io import checkpoint
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
@@ -32,10 +33,10 @@ def open_data(spec: str | Path | ImageSet, *, classes: int | None = None) -> Ima
         images = SETS.get(str(spec))()
     else:
         images = _open_path(Path(spec))
-    if classes is not None and images.classes > max(classes, 1):
+    if classes and images.classes > classes:
         raise DataError(
             f"labels of '{images.name}' run up to {images.classes - 1}, but the model has {classes} classes "
-            f"(0 to {max(classes, 1) - 1})"
+            f"(0 to {classes - 1})"
         )
     return images
 
@@ -48,19 +49,22 @@ def _open_path(path: Path) -> ImageSet:
     if path.suffix == ".npz":
         return _from_arrays(path.stem, _read_npz(path), path)
     if path.suffix == ".safetensors":
-        from slowflow.io import checkpoint
-
         tensors = checkpoint.load(path).tensors
-        return _from_arrays(path.stem, {name: tensor.numpy() for name, tensor in tensors.items()}, path)
+        return _from_arrays(path.stem, {name: _numpy(tensor) for name, tensor in tensors.items()}, path)
     raise DataError(f"{path} is a '{path.suffix}' file; expected a folder of images, .npz or .safetensors")
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
         raise DataError(f"{path} is not a readable .npz file: {error}") from error
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    """NumPy has no bfloat16; every floating tensor goes through float32."""
+    return tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
 
 
 def _from_arrays(name: str, arrays: dict[str, np.ndarray], path: Path) -> ImageSet:
@@ -77,6 +81,8 @@ def _from_arrays(name: str, arrays: dict[str, np.ndarray], path: Path) -> ImageS
     elif not np.issubdtype(values.dtype, np.floating):
         raise DataError(f"'{key}' in {path} is {values.dtype}, expected float32 states or uint8 images")
     labels = arrays.get("labels")
+    if labels is not None and labels.ndim != 1:
+        raise DataError(f"'labels' in {path} has shape {labels.shape}, expected ({len(values)},)")
     if labels is not None and not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"'labels' in {path} is {labels.dtype}, expected integers")
     rows: Tensor = (

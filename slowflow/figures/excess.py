@@ -15,9 +15,7 @@ COLOUR = {"genuine": ORANGE, "exact": KIND["exact"], "coarse": KIND["coarse"]}
 
 def data(result: RunResult) -> pd.DataFrame:
     """reference, null, t, excess, low, high of the first arm."""
-    if result.base.name not in result.measurements:
-        raise InputError(f"{result.path} holds no measurement to take an excess from")
-    found = result.measurements[result.base.name]
+    found = result.measured
     nulls = [kind for kind in found.kinds() if kind not in ("model", "coarse")]
     if not nulls:
         raise InputError(f"{result.path} was measured without nulls, so there is no excess")

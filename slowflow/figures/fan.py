@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 
-from slowflow.errors import InputError
 from slowflow.figures.base import FIGURES, Figure
 from slowflow.figures.style import BLUE, GREY, INK, KIND, KIND_NAME, PALE
 from slowflow.results import RunResult
@@ -13,9 +12,7 @@ from slowflow.results import RunResult
 
 def data(result: RunResult) -> pd.DataFrame:
     """reference, kind, t, mean, q05, q95 for every kind measured on the first arm, with the start point (0, 0)."""
-    if result.base.name not in result.measurements:
-        raise InputError(f"{result.path} holds no measurement to draw a fan from")
-    found = result.measurements[result.base.name]
+    found = result.measured
     rows = []
     for reference in found.references:
         table = found.summary(reference)

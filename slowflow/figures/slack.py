@@ -7,7 +7,6 @@ import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
 
-from slowflow.errors import InputError
 from slowflow.figures.base import FIGURES, Figure
 from slowflow.figures.style import INK, KIND, KIND_NAME, PALE
 from slowflow.results import RunResult
@@ -17,9 +16,7 @@ TIMES = (0.2, 0.4, 0.6, 0.8, 0.95)
 
 def data(result: RunResult) -> pd.DataFrame:
     """reference, kind, t, slack: one row a sample at each of a few times."""
-    if result.base.name not in result.measurements:
-        raise InputError(f"{result.path} holds no measurement to take slack from")
-    found = result.measurements[result.base.name]
+    found = result.measured
     frames = []
     for reference in found.references:
         for kind in [k for k in found.kinds() if k in ("model", "genuine")]:

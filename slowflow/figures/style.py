@@ -36,6 +36,7 @@ STYLE: Any = {
     "legend.fontsize": 9.5,
     "lines.linewidth": 2.0,
     "axes.unicode_minus": True,
+    "text.parse_math": False,  # names come from outside; a $ in one is a dollar
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "svg.fonttype": "path",

@@ -14,7 +14,7 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from slowflow.registry import Registry
@@ -22,8 +22,8 @@ from slowflow.registry import Registry
 INTERPOLANTS: Registry[type[Interpolant]] = Registry("interpolant")
 
 
-def expand(t: Float[Tensor, "..."], like: Tensor) -> Tensor:
-    """Give a time of shape [] or [sample] trailing axes so that it broadcasts against `like` [sample, *data]."""
+def expand(t: Shaped[Tensor, "..."], like: Tensor) -> Tensor:
+    """Give a time (or a flag) of shape [] or [sample] trailing axes so that it broadcasts against `like` [sample, *data]."""
     return t if t.ndim == 0 else t.reshape(t.shape + (1,) * (like.ndim - t.ndim))
 
 

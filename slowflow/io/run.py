@@ -87,6 +87,17 @@ class RunFolder:
             if self.path.exists() and any(p for p in self.path.iterdir() if not p.name.endswith(".part")):
                 raise ConfigMismatchError(f"{self.path} is not empty and holds no SlowFlow run; choose another folder")
             atomic.write_json(stored, self.config)
+        self._drop_damaged()
+
+    def _drop_damaged(self) -> None:
+        """A finished run with a damaged file becomes an unfinished one without it, so that it is made again."""
+        manifest = self.path / "manifest.json"
+        if manifest.exists():
+            damaged = verify(self.path)
+            if damaged:
+                manifest.unlink()
+            for name in damaged:
+                (self.path / name).unlink(missing_ok=True)
 
     @property
     def finished(self) -> bool:

@@ -10,7 +10,7 @@ are on offer. gamma = 0 gives plain training under the Beta(2,1) law. With a shi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class MixFlow(TrainingRemedy):
 
     gamma: float = 0.8
     target_at: str = "m"
-    time_law: str = "beta21"
+    time_law: str = field(default="beta21", kw_only=True)
 
     def __post_init__(self) -> None:
         TrainingRemedy.__post_init__(self)

@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pytest
 import torch
+from slowflow_cli.main import app
 from typer.testing import CliRunner
 
 from slowflow.cards import card
 from slowflow.io import checkpoint
-from slowflow_cli.main import app
 
 SMALL = ["--samples", "20", "--steps", "2", "--threads", "1"]
 
@@ -48,7 +48,21 @@ def measured(tmp_path_factory):
 def test_version_and_help_answer():
     assert re.match(r"slowflow \d+\.\d+", slowflow("--version")[0])
     text, _ = slowflow("--help")
-    for verb in "demo run doctor ls check measure suggest posttrain sample evaluate plot report pretrain".split():
+    for verb in [
+        "demo",
+        "run",
+        "doctor",
+        "ls",
+        "check",
+        "measure",
+        "suggest",
+        "posttrain",
+        "sample",
+        "evaluate",
+        "plot",
+        "report",
+        "pretrain",
+    ]:
         assert verb in text
         assert "--json" in slowflow(verb, "--help")[0]
 
@@ -65,7 +79,9 @@ def test_doctor_reports_the_search_engine():
     assert {"python", "torch", "faiss", "devices", "problems"} <= found.keys()
 
 
-@pytest.mark.parametrize("what", ["models", "families", "references", "remedies", "features", "figures", "data", "samplers"])
+@pytest.mark.parametrize(
+    "what", ["models", "families", "references", "remedies", "features", "figures", "data", "samplers"]
+)
 def test_ls_lists_names_with_summary_and_source(what):
     rows = json.loads(slowflow("ls", what, "--json")[0])
     assert rows
@@ -146,7 +162,19 @@ def test_posttrain_writes_a_checkpoint_that_opens(tmp_path, measured):
 
 def test_sample_writes_what_evaluators_read_and_evaluate_reads_it_back(tmp_path):
     file = tmp_path / "s.npz"
-    command = ["sample", "digits-sit", "--n", "30", "--steps", "2", "--out", file, "--images", tmp_path / "s.png", "--json"]
+    command = [
+        "sample",
+        "digits-sit",
+        "--n",
+        "30",
+        "--steps",
+        "2",
+        "--out",
+        file,
+        "--images",
+        tmp_path / "s.png",
+        "--json",
+    ]
     found = json.loads(slowflow(*command)[0])
     assert {"file", "nfe", "protocol"} <= found.keys()
     with np.load(file) as stored:
@@ -175,12 +203,21 @@ def test_plot_and_report_write_files(tmp_path, measured):
 
 
 def test_pretrain_runs_a_recipe(tmp_path):
-    text = card("digits-sit", "model").recipe.read_text().replace("steps = 3000", "steps = 2").replace("hidden = 64", "hidden = 16")
+    text = (
+        card("digits-sit", "model")
+        .recipe.read_text()
+        .replace("steps = 3000", "steps = 2")
+        .replace("hidden = 64", "hidden = 16")
+    )
     (tmp_path / "r.toml").write_text(text)
-    found = json.loads(slowflow("pretrain", tmp_path / "r.toml", "--out", tmp_path / "p", "--threads", "1", "--json")[0])
+    found = json.loads(
+        slowflow("pretrain", tmp_path / "r.toml", "--out", tmp_path / "p", "--threads", "1", "--json")[0]
+    )
     assert found["steps"] == 2
     (tmp_path / "r.toml").write_text(text.replace("hidden =", "hiden ="))
-    refused("pretrain", tmp_path / "r.toml", "--out", tmp_path / "q", says="did you mean 'hidden'?", leaves=tmp_path / "q")
+    refused(
+        "pretrain", tmp_path / "r.toml", "--out", tmp_path / "q", says="did you mean 'hidden'?", leaves=tmp_path / "q"
+    )
 
 
 def measure_of(model, out, *more):
@@ -236,7 +273,7 @@ def test_a_folder_without_images_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--steps", "0"], "steps is [0]"),
+        (["--steps", "0"], "steps is [2, 0]"),
         (["--samples", "0"], "samples is 0"),
         (["--samples", "-5"], "samples is -5"),
         (["--guidance", "nan"], "guidance is nan"),
@@ -254,7 +291,19 @@ def test_a_folder_without_images_is_refused(tmp_path):
     ],
 )
 def test_settings_out_of_range_are_refused(tmp_path, more, says, weights):
-    command = ["measure", weights, "--data", "digits", "--out", tmp_path / "o", "--samples", "20", "--steps", "2", *more]
+    command = [
+        "measure",
+        weights,
+        "--data",
+        "digits",
+        "--out",
+        tmp_path / "o",
+        "--samples",
+        "20",
+        "--steps",
+        "2",
+        *more,
+    ]
     refused(*command, says=says, leaves=tmp_path / "o")
 
 
@@ -287,7 +336,7 @@ def test_an_output_path_that_is_a_file_or_a_foreign_folder_is_refused(tmp_path):
 
 
 def test_a_stopped_run_says_how_to_go_on(tmp_path, monkeypatch):
-    from slowflow.measure import engine
+    from slowflow.measuring import engine
 
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
@@ -298,7 +347,7 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path, monkeypatch):
 
 
 def test_an_unknown_failure_is_a_sentence_and_debug_shows_more(tmp_path, monkeypatch):
-    from slowflow.measure import engine
+    from slowflow.measuring import engine
 
     def fail(*args, **kwargs):
         raise ZeroDivisionError("planted")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from slowflow.data.open import open_data
-from slowflow.evaluate.engine import Sampling
+from slowflow.evaluating.engine import Sampling
 from slowflow.families.open import open_model
 from slowflow.io import atomic
 from slowflow.pipeline import RunConfig, run
@@ -127,11 +127,25 @@ def test_a_real_kill_9_in_the_middle_is_finished_by_the_same_command(tmp_path, d
         "main()\n"
     )
     command = ["run", "digits-sit", "--data", "digits", "--out", str(tmp_path / "out"), "--features", "fd-digits"]
-    command += ["--samples", "20", "--steps", "2", "--eval-steps", "2", "--train-steps", "2", "--threads", "1", "--quiet"]
+    command += [
+        "--samples",
+        "20",
+        "--steps",
+        "2",
+        "--eval-steps",
+        "2",
+        "--train-steps",
+        "2",
+        "--threads",
+        "1",
+        "--quiet",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.run([sys.executable, script, "7", *command], env=environment, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "out" / "manifest.json").exists()
-    again = subprocess.run([sys.executable, script, "0", *command], env=environment, capture_output=True, text=True, check=False)
+    again = subprocess.run(
+        [sys.executable, script, "0", *command], env=environment, capture_output=True, text=True, check=False
+    )
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "out" / "report.html").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from slowflow.errors import InputError
-from slowflow.evaluate.coverage import coverage, density, inside
+from slowflow.evaluating.coverage import coverage, density, inside
 
 REAL = np.array([[0.0], [1.0], [3.0], [10.0]])  # with one neighbour the radii are 1, 1, 2 and 7
 

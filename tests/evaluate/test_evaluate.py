@@ -15,10 +15,10 @@ import torch
 from slowflow.data.images import ImageSet
 from slowflow.data.open import open_data
 from slowflow.errors import ConfigMismatchError, DataError, InputError
-from slowflow.evaluate import engine
-from slowflow.evaluate.engine import Evaluation, Sampling, evaluate, evaluate_file
-from slowflow.evaluate.features import Features, open_features
-from slowflow.evaluate.sampling import SampleConfig, sample
+from slowflow.evaluating import engine
+from slowflow.evaluating.engine import Evaluation, Sampling, evaluate, evaluate_file
+from slowflow.evaluating.features import Features, open_features
+from slowflow.evaluating.sampling import SampleConfig, sample
 from slowflow.flow.generate import final_states
 from slowflow.flow.model import FlowModel
 from slowflow.io import checkpoint
@@ -236,7 +236,7 @@ def test_sampling_goes_on_from_its_parts(tmp_path: Path, tiny_model: Factory, mo
         made.extend(ids.tolist())
         return final_states(model, ids, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("slowflow.evaluate.sampling.final_states", counted)
+    monkeypatch.setattr("slowflow.evaluating.sampling.final_states", counted)
     sample(tiny_model(), config, tmp_path / "cut.npz")
     assert made == list(range(16, 25))
     assert (tmp_path / "cut.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()

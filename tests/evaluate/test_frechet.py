@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 
 from slowflow.errors import InputError
-from slowflow.evaluate.frechet import Moments, distance, moments, resampled, symmetric_root
+from slowflow.evaluating.frechet import Moments, distance, moments, resampled, symmetric_root
 
 
 def features(n: int, d: int = 8, seed: int = 0, shift: float = 0.0) -> np.ndarray:

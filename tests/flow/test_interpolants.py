@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from slowflow.errors import InputError
 from slowflow.flow.interpolants import INTERPOLANTS, Interpolant, interpolant
 from slowflow.flow.model import PREDICTIONS, FlowModel, convert, regression_target
-from slowflow.measure.closest import closest_time
+from slowflow.measuring.closest import closest_time
 
 PATHS = ("linear", "gvp", "vp")
 COEFFICIENTS = ("alpha", "sigma", "alpha_dot", "sigma_dot")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from slowflow.errors import InputError
 from slowflow.flow.interpolants import interpolant
-from slowflow.measure.closest import closest_time
-from slowflow.measure.references import REFERENCES, Trajectories
+from slowflow.measuring.closest import closest_time
+from slowflow.measuring.references import REFERENCES, Trajectories
 
 PATHS = ("linear", "gvp", "vp")
 

@@ -14,10 +14,10 @@ import pytest
 from slowflow.data.images import ImageSet
 from slowflow.errors import ConfigMismatchError, DataError, InputError
 from slowflow.flow.model import FlowModel
-from slowflow.measure import gamma
-from slowflow.measure.engine import measure
-from slowflow.measure.measurement import Measurement
-from slowflow.measure.trajectories import Source
+from slowflow.measuring import gamma
+from slowflow.measuring.engine import measure
+from slowflow.measuring.measurement import Measurement
+from slowflow.measuring.trajectories import Source
 from slowflow.records import KINDS, Probe
 
 Factory = Callable[..., FlowModel]

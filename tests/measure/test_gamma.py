@@ -7,9 +7,9 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from slowflow.errors import InputError
-from slowflow.measure import gamma
-from slowflow.measure.bootstrap import interval, weights
-from slowflow.measure.gamma import Slack, band_edge, change, fit
+from slowflow.measuring import gamma
+from slowflow.measuring.bootstrap import interval, weights
+from slowflow.measuring.gamma import Slack, band_edge, change, fit
 from slowflow.records import GammaFit
 
 T = np.linspace(0.1, 1.0, 10)

@@ -15,9 +15,9 @@ from slowflow.flow.exact import ExactMixture, Scaled
 from slowflow.flow.grids import uniform_grid
 from slowflow.flow.interpolants import interpolant
 from slowflow.flow.samplers import sampler, walk
-from slowflow.measure import gamma
-from slowflow.measure.closest import LAST
-from slowflow.measure.references import REFERENCES, Assigned, Trajectories
+from slowflow.measuring import gamma
+from slowflow.measuring.closest import LAST
+from slowflow.measuring.references import REFERENCES, Assigned, Trajectories
 from slowflow.records import Estimate
 
 D, N = 64, 400

@@ -14,8 +14,8 @@ from slowflow.data.bank import Bank
 from slowflow.data.images import ImageSet
 from slowflow.errors import DataError, InputError
 from slowflow.flow.interpolants import interpolant
-from slowflow.measure import search
-from slowflow.measure.closest import closest_time
+from slowflow.measuring import search
+from slowflow.measuring.closest import closest_time
 
 LINE = interpolant("linear")
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -219,7 +219,7 @@ def test_a_bank_holds_every_row_once_under_its_class(images: ImageSet) -> None:
 def test_without_faiss_the_matrix_engine_does_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     state, noise, bank = problem(10, 20, 8)
     with_faiss = search.nearest(state, noise, bank, LINE, "faiss")
-    monkeypatch.setattr("slowflow.measure.search.faiss", None)
+    monkeypatch.setattr("slowflow.measuring.search.faiss", None)
     assert search.backends() == ["torch"]
     assert search.backend("auto") == "torch"
     np.testing.assert_array_equal(search.nearest(state, noise, bank, LINE, "auto").closest.m, with_faiss.closest.m)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from slowflow.data.images import ImageSet
-from slowflow.evaluate.engine import Sampling, evaluate
-from slowflow.evaluate.features import Features
+from slowflow.evaluating.engine import Sampling, evaluate
+from slowflow.evaluating.features import Features
 from slowflow.flow.model import FlowModel
-from slowflow.measure.engine import measure
+from slowflow.measuring.engine import measure
 from slowflow.records import Probe
 from slowflow.results import Arm, RunResult
 

@@ -21,7 +21,7 @@ from slowflow.figures.base import FORMATS, canvas, rendered
 from slowflow.figures.samples import save_sheet, tile
 from slowflow.flow.generate import quantise
 from slowflow.flow.model import FlowModel
-from slowflow.measure.engine import measure
+from slowflow.measuring.engine import measure
 from slowflow.records import Probe
 from slowflow.results import RunResult
 

@@ -11,14 +11,14 @@ from html.parser import HTMLParser
 import pytest
 
 from slowflow.data.images import ImageSet
-from slowflow.evaluate.engine import HIGHER_IS_BETTER, Sampling, evaluate
-from slowflow.evaluate.features import Features
+from slowflow.evaluating.engine import HIGHER_IS_BETTER, Sampling, evaluate
+from slowflow.evaluating.features import Features
 from slowflow.figures import FIGURES
 from slowflow.flow.model import FlowModel
-from slowflow.measure.engine import measure
+from slowflow.measuring.engine import measure
 from slowflow.records import Estimate, Probe
-from slowflow.report import text
-from slowflow.report.render import comparison_rows, lag_rows, quality_rows, render
+from slowflow.reporting import text
+from slowflow.reporting.render import comparison_rows, lag_rows, quality_rows, render
 from slowflow.results import Arm, RunResult, lag_change
 
 HOSTILE = "<script>alert(1)</script>\"'&"

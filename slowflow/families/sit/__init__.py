@@ -57,7 +57,7 @@ def config_from_shapes(tensors: dict[str, Tensor], heads: int | None, path: Path
         raise CheckpointError(
             f"{path} is {hidden} wide; the number of attention heads is not in the file, give --heads"
         )
-    shape = dict(
+    shape: dict[str, Any] = dict(
         input_size=math.isqrt(tensors["pos_embed"].shape[1]) * patch,
         patch=patch,
         channels=channels,

@@ -59,7 +59,7 @@ class Reference(Protocol):
         ...
 
 
-REFERENCES: Registry[Reference] = Registry("reference", "slowflow.measure.references")
+REFERENCES: Registry[Reference] = Registry("reference", "slowflow.measuring.references")
 
 
 def repeat(rows: np.ndarray, times: int) -> np.ndarray:

@@ -22,7 +22,7 @@ import torch
 
 from slowflow.errors import InputError
 from slowflow.flow.interpolants import Interpolant
-from slowflow.measure.closest import LAST, Closest, closest_time
+from slowflow.measuring.closest import LAST, Closest, closest_time
 
 try:
     import faiss
@@ -32,6 +32,8 @@ except Exception:  # a broken GPU wheel raises RuntimeError, not ImportError
 SHORTLIST = 8
 WINDOW_POINTS = 8
 CURVE_POINTS = 64
+LEAST = 1e-3
+"""Least m that FAISS is asked about; a window that reaches below it proves nothing."""
 ROUNDING = 1e-4
 """Relative error allowed to FAISS's float32 distances when a shortlist is certified."""
 TILE = 2**24
@@ -85,11 +87,11 @@ def nearest(state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interp
     """
     if state.shape != noise.shape or state.shape[1] != rows.shape[1]:
         raise InputError(f"states {state.shape}, noise {noise.shape} and bank {rows.shape} do not match")
-    if backend(engine) == "torch":
+    if backend(engine) == "torch" or not path.straight:
         return _decide(state, noise, rows, path, _matrix_shortlist(state, noise, rows, path), 1.0)
     shortlist, certified = _faiss_shortlist(state, noise, rows, path)
     doubtful = np.flatnonzero(~certified)
-    if len(doubtful) and path.straight:
+    if len(doubtful):
         shortlist[doubtful] = _matrix_shortlist(state[doubtful], noise[doubtful], rows, path)
     return _decide(state, noise, rows, path, shortlist, float(certified.mean()))
 
@@ -144,15 +146,18 @@ def _line_energy(x: torch.Tensor, x0: torch.Tensor, bank: torch.Tensor, norms: t
 def _curve_energy(
     x: torch.Tensor, x0: torch.Tensor, bank: torch.Tensor, norms: torch.Tensor, path: Interpolant
 ) -> torch.Tensor:
-    """Least squared distance over a grid of m, [n, N], up to |x|^2."""
+    """Least squared distance over m, [n, N], up to |x|^2: a grid, refined by a parabola."""
     m = torch.linspace(0.0, LAST, CURVE_POINTS, dtype=torch.float64)
-    xy, ny = x @ bank.T, x0 @ bank.T
-    xn, nn = (x * x0).sum(1, keepdim=True), x0.square().sum(1, keepdim=True)
-    best = torch.full_like(xy, torch.inf)
-    for a, s in zip(path.alpha(m).tolist(), path.sigma(m).tolist(), strict=True):
-        energy = a * a * norms + 2 * a * s * ny + s * s * nn - 2 * a * xy - 2 * s * xn
-        best = torch.minimum(best, energy)
-    return best
+    a, s = path.alpha(m), path.sigma(m)
+    xy, ny = (x @ bank.T).unsqueeze(2), (x0 @ bank.T).unsqueeze(2)
+    xn, nn = (x * x0).sum(1)[:, None, None], x0.square().sum(1)[:, None, None]
+    energy = a * a * norms[:, None] + 2 * a * s * ny + s * s * nn - 2 * a * xy - 2 * s * xn  # [n, N, times]
+    # the vertex of the parabola through the best time and its neighbours: between two times the curve is nearly one
+    best = energy.argmin(dim=2, keepdim=True).clamp(1, CURVE_POINTS - 2)
+    left, centre, right = (energy.gather(2, best + k).squeeze(2) for k in (-1, 0, 1))
+    bend = left - 2 * centre + right
+    dip = torch.where(bend > 0, (left - right) ** 2 / (8 * bend.clamp_min(1e-300)), 0.0)
+    return torch.minimum(centre - dip, torch.minimum(left, right))
 
 
 # ----------------------------------------------------------------------------------------------------- FAISS engine
@@ -169,18 +174,13 @@ def _faiss_shortlist(
     index = faiss.IndexFlatL2(rows.shape[1])
     index.add(np.ascontiguousarray(rows - centre, dtype=np.float32))
     k = min(SHORTLIST, len(rows))
-    if not path.straight:
-        times = np.broadcast_to(np.linspace(0.0, LAST, CURVE_POINTS + 1)[1:], (len(state), CURVE_POINTS))
-        found, energy = _query(index, state, noise, times, path, centre, k)
-        # the bound below holds for lines only: on curves the shortlist is unproved unless it holds every row
-        return _best_of(found, energy, k)[0], np.full(len(state), k == len(rows))
-    low, high = _window(index, state, noise, rows, centre)
+    low, high, whole = _window(index, state, noise, rows, centre)
     times = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, WINDOW_POINTS)[None, :]
     found, energy = _query(index, state, noise, times, path, centre, k)
     shortlist, runner_up = _best_of(found, energy, k)
     if k == len(rows):
         return shortlist, np.full(len(state), True)
-    return shortlist, _certified(state, noise, rows, shortlist, runner_up, energy, high - low)
+    return shortlist, whole & _certified(state, noise, rows, shortlist, runner_up, energy, high - low)
 
 
 def _query(
@@ -206,25 +206,32 @@ def _query(
 
 def _window(
     index: faiss.Index, state: np.ndarray, noise: np.ndarray, rows: np.ndarray, centre: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bounds outside which no m can win on a line, from one probe.
 
     With r = state - noise, v = data - noise and D the least distance, |r| - m |v| <= D and m |v| - |r| <= D, so
-    (|r| - D) / max|v| <= m <= (|r| + D) / min|v|; any known distance is an upper bound of D.
+    (|r| - D) / max|v| <= m <= (|r| + D) / min|v|; any known distance is an upper bound of D. The last value is True
+    where the whole window lies above LEAST.
     """
     r = state - noise
     length = np.linalg.norm(r, axis=1)
     to_centre, spread = np.linalg.norm(noise - centre, axis=1), np.linalg.norm(rows - centre, axis=1).max()
     shortest, longest = np.maximum(to_centre - spread, 0.0), to_centre + spread
-    guess = np.clip(length / np.maximum(np.linalg.norm(centre - noise, axis=1), 1e-12), 1e-3, 1.0)
+    guess = np.clip(length / np.maximum(to_centre, 1e-12), LEAST, 1.0)
     query = np.ascontiguousarray(noise + r / guess[:, None] - centre, dtype=np.float32)
     nearest_row = index.search(query, 1)[1][:, 0]
     v = rows[nearest_row] - noise
-    m = np.clip(np.einsum("nd,nd->n", r, v) / np.einsum("nd,nd->n", v, v), 0.0, 1.0)
+    m = _foot(r, v)
     bound = np.linalg.norm(r - m[:, None] * v, axis=1)
-    low = np.clip((length - bound) / longest, 1e-3, 1.0)
-    high = np.clip((length + bound) / np.maximum(shortest, 1e-12), 1e-3, 1.0)
-    return np.minimum(low, high), high
+    low = (length - bound) / np.maximum(longest, 1e-12)
+    high = np.clip((length + bound) / np.maximum(shortest, 1e-12), LEAST, 1.0)
+    return np.minimum(np.clip(low, LEAST, 1.0), high), high, low >= LEAST
+
+
+def _foot(r: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """m of the nearest point of the segment [0, v] to r; a zero segment is reported by `closest_time` later."""
+    length = np.einsum("nd,nd->n", v, v)
+    return np.clip(np.einsum("nd,nd->n", r, v) / np.maximum(length, 1e-300), 0.0, 1.0)
 
 
 def _best_of(found: np.ndarray, energy: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -264,7 +271,7 @@ def _certified(
     floor = np.minimum(energy[:, :, -1].min(axis=1), runner_up)
     v = rows[shortlist[:, 0]] - noise
     r = state - noise
-    m = np.clip(np.einsum("nd,nd->n", r, v) / np.einsum("nd,nd->n", v, v), 0.0, 1.0)
+    m = _foot(r, v)
     rest = r - m[:, None] * v
     reached = np.einsum("nd,nd->n", rest, rest)
     centre = rows.mean(axis=0)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from slowflow.data.bank import Bank
-from slowflow.measure.closest import closest_time
-from slowflow.measure.references.base import REFERENCES, Assigned, Trajectories, repeat
+from slowflow.measuring.closest import closest_time
+from slowflow.measuring.references.base import REFERENCES, Assigned, Trajectories, repeat
 
 
 class Own:

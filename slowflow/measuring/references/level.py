@@ -21,8 +21,8 @@ import torch
 from slowflow.data.bank import Bank, Spectrum
 from slowflow.errors import InputError
 from slowflow.flow.interpolants import Interpolant
-from slowflow.measure.closest import LAST
-from slowflow.measure.references.base import REFERENCES, Assigned, Trajectories
+from slowflow.measuring.closest import LAST
+from slowflow.measuring.references.base import REFERENCES, Assigned, Trajectories
 
 GRID = 257
 TILE = 4096

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from slowflow.errors import InputError
-from slowflow.measure.bootstrap import RESAMPLES, interval, weights
+from slowflow.measuring.bootstrap import RESAMPLES, interval, weights
 from slowflow.records import Estimate, GammaFit
 
 BAND = 0.95

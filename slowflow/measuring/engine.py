@@ -21,10 +21,10 @@ from slowflow.flow.model import FlowModel
 from slowflow.flow.samplers import SAMPLERS
 from slowflow.io import checkpoint
 from slowflow.io.run import RunFolder
-from slowflow.measure import search
-from slowflow.measure.measurement import Measurement
-from slowflow.measure.references import REFERENCES, Trajectories
-from slowflow.measure.trajectories import Source, nfe
+from slowflow.measuring import search
+from slowflow.measuring.measurement import Measurement
+from slowflow.measuring.references import REFERENCES, Trajectories
+from slowflow.measuring.trajectories import Source, nfe
 from slowflow.records import Probe
 
 Progress = Callable[[int, int, str], None]

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from slowflow.measure.references.base import REFERENCES, Assigned, Reference, Trajectories
+from slowflow.measuring.references.base import REFERENCES, Assigned, Reference, Trajectories
 
 __all__ = ["REFERENCES", "Assigned", "Reference", "Trajectories"]

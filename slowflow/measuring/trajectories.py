@@ -18,7 +18,7 @@ from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel, Predictor
 from slowflow.flow.samplers import Sampler, sampler, walk
 from slowflow.flow.samplers.heun import Heun
-from slowflow.measure.references import Trajectories
+from slowflow.measuring.references import Trajectories
 from slowflow.records import Probe
 
 FINE = 100

@@ -11,8 +11,8 @@ import numpy as np
 
 from slowflow.data.bank import Bank
 from slowflow.errors import InputError
-from slowflow.measure import search
-from slowflow.measure.references.base import REFERENCES, Assigned, Trajectories, repeat
+from slowflow.measuring import search
+from slowflow.measuring.references.base import REFERENCES, Assigned, Trajectories, repeat
 
 
 class NearestInBank:

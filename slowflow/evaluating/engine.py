@@ -21,8 +21,8 @@ from slowflow.config import canonical
 from slowflow.data.images import ImageSet
 from slowflow.data.open import open_data
 from slowflow.errors import InputError
-from slowflow.evaluate import coverage, frechet
-from slowflow.evaluate.features import Features
+from slowflow.evaluating import coverage, frechet
+from slowflow.evaluating.features import Features
 from slowflow.flow.generate import dequantise, final_states, labels_of, quantise
 from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
@@ -241,7 +241,7 @@ def evaluate(
     folder = RunFolder(out, "evaluate", config)
     if folder.finished:
         return Evaluation.load(folder.path)
-    real = _balanced(held, sampling.samples, max(model.classes, 1))
+    real = _balanced(held, sampling.samples, max(data.classes, 1))
     ids = np.arange(sampling.samples)
     labels = labels_of(ids, model.classes)
     if not (folder.path / feature_file("real")).exists():

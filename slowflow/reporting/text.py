@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slowflow.evaluate.engine import HIGHER_IS_BETTER
+from slowflow.evaluating.engine import HIGHER_IS_BETTER
 from slowflow.records import Estimate
 from slowflow.results import Arm, RunResult, lag_change
 
@@ -76,7 +76,7 @@ def pairs(result: RunResult) -> list[tuple[Arm, Arm]]:
 def main_steps(result: RunResult) -> int:
     """The step count the headline speaks of: the measured one if it was evaluated, else the largest evaluated."""
     first = next(iter(result.evaluations.values()))
-    measured = next(iter(result.measurements.values())).steps[0] if result.measurements else first.steps[-1]
+    measured = result.measured.steps[0] if result.measurements else first.steps[-1]
     return measured if measured in first.steps else max(first.steps)
 
 
@@ -90,7 +90,7 @@ class Finding:
 
 def lag_finding(result: RunResult) -> Finding:
     """Does this model lag?"""
-    found, fit = result.measurements[result.base.name], result.fit
+    found, fit = result.measured, result.fit
     sampler = {"euler": "Euler", "heun": "Heun", "recombine": "DDIM-form", "em": "stochastic"}[
         found.protocol()["sampler"]
     ]

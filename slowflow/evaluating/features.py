@@ -12,7 +12,7 @@ from torch import Tensor
 
 from slowflow.cards import card, cards
 from slowflow.errors import InputError
-from slowflow.evaluate.classifier import Classifier, open_classifier
+from slowflow.evaluating.classifier import Classifier, open_classifier
 from slowflow.io.run import file_sha256
 
 

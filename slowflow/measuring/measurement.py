@@ -17,8 +17,8 @@ from slowflow.config import canonical
 from slowflow.errors import InputError
 from slowflow.io import checkpoint
 from slowflow.io.run import read_manifest, verify
-from slowflow.measure import gamma
-from slowflow.measure.bootstrap import RESAMPLES, interval, mean_curve, weights
+from slowflow.measuring import gamma
+from slowflow.measuring.bootstrap import RESAMPLES, interval, mean_curve, weights
 from slowflow.records import Estimate, GammaFit
 
 QUANTILES = (0.05, 0.5, 0.95)

@@ -10,9 +10,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from slowflow.errors import InputError
+from slowflow.evaluating.engine import HIGHER_IS_BETTER, Evaluation
 from slowflow.figures import FIGURES
 from slowflow.figures.base import rendered
-from slowflow.report import text
+from slowflow.reporting import text
 from slowflow.results import RunResult
 
 ORDER = ("fan", "excess", "quality", "samples", "before-after", "gamma", "slack")
@@ -74,25 +75,31 @@ def quality_rows(result: RunResult) -> list[dict[str, Any]]:
     if not result.evaluations:
         return []
     arms = [arm for arm in result.arms if arm.name in result.evaluations]
-    first = result.evaluations[arms[0].name]
+    found = {arm.name: result.evaluations[arm.name] for arm in arms}
+    metrics = [metric for metric in HIGHER_IS_BETTER if any(metric in one.metrics for one in found.values())]
     rows = []
-    for metric in first.metrics:
-        digits = 1 if metric == "fd" else 3
-        for steps in first.steps:
-            cells = [text.plain(result.evaluations[arm.name].estimate(metric, steps), digits) for arm in arms]
-            label = first.facts["features"]["name"] if metric == "fd" else metric
+    for metric in metrics:
+        for steps in sorted({steps for one in found.values() for steps in one.steps}):
+            cells = [_cell(one, metric, steps) for one in found.values()]
+            label = next(iter(found.values())).facts["features"]["name"] if metric == "fd" else metric
             rows.append({"metric": label, "steps": steps, "cells": cells})
     return rows
 
 
+def _cell(found: Evaluation, metric: str, steps: int) -> str:
+    """A number with its interval, or a dash where it was not evaluated."""
+    if metric not in found.metrics or steps not in found.steps:
+        return "–"
+    return text.plain(found.estimate(metric, steps), 1 if metric == "fd" else 3)
+
+
 def lag_rows(result: RunResult) -> list[dict[str, Any]]:
-    """Rows of the table of lags: one an arm."""
+    """Rows of the table of lags: one an arm; a dash where an arm lacks an estimate."""
+    fits = [(arm, result.measurements[arm.name].suggest()) for arm in result.arms if arm.name in result.measurements]
+    names = list(dict.fromkeys(name for _, fit in fits for name in fit.estimates))
     rows = []
-    for arm in result.arms:
-        if arm.name not in result.measurements:
-            continue
-        fit = result.measurements[arm.name].suggest()
-        cells = {name: text.plain(one, 3) for name, one in fit.estimates.items()}
+    for arm, fit in fits:
+        cells = {name: text.plain(fit.estimates[name], 3) if name in fit.estimates else "–" for name in names}
         rows.append({"title": arm.title, "verdict": fit.verdict, "estimates": cells})
     return rows
 
@@ -114,11 +121,11 @@ def comparison_rows(result: RunResult) -> list[dict[str, Any]]:
 
 def render(result: RunResult) -> str:
     """The page as HTML text; everything from outside is escaped."""
-    folder = resources.files("slowflow.report")
+    folder = resources.files("slowflow.reporting")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
     drawn = pictures(result)
-    measured = next(iter(result.measurements.values()), None)
+    measured = result.measured if result.measurements else None
     evaluated = next(iter(result.evaluations.values()), None)
     return template.render(
         css=(folder / "page.css").read_text(encoding="utf-8"),
