@@ -1,6 +1,6 @@
 """Turn a finished training folder into a bundled card: weights, loss curve, and what was measured of the model.
 
-    python reports/make_card.py RUN NAME "summary" [--evaluate fd-mnist] [--descendants plain=NAME mixflow=NAME]
+    python reports/make_card.py RUN NAME "summary" --features fd-mnist [--descendants plain=NAME ...] [--descendant-of NAME]
 
 Measured quality: Frechet distance, density, coverage and label agreement of 1,000 unguided samples at 50 Heun steps
 and 50 Euler steps, distance to the nearest training image beside that of held-out images, held-out loss.
@@ -52,6 +52,17 @@ def quality(weights: Path, data: str, features: str, scratch: Path) -> dict[str,
     }
 
 
+def posttrain_recipe(start: str, data: str, config: dict[str, Any]) -> str:
+    """The options of `slowflow posttrain` that made this model, as a file for --config."""
+    remedy, train = config["remedy"], config["train"]
+    lines = [f"# slowflow posttrain {start} --config recipe.toml --out DIR", f'data = "{data}"', f'remedy = "{remedy["remedy"]}"']
+    if "gamma" in remedy:
+        lines += [f'gamma = "{remedy["gamma"]!r}"', f'target_at = "{remedy["target_at"]}"']
+    lines += [f'batch_size = "{train["batch_size"]}"', f"ema = {train['ema_decay']!r}"]
+    lines += [f"{key} = {train[key]!r}" for key in ("steps", "lr", "warmup", "clip", "label_dropout", "seed", "save_every")]
+    return "\n".join([*lines, "threads = 1", ""])
+
+
 def main() -> None:
     """Read the command line and write the card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -60,6 +71,7 @@ def main() -> None:
     parser.add_argument("summary")
     parser.add_argument("--features", required=True)
     parser.add_argument("--descendants", nargs="*", default=[])
+    parser.add_argument("--descendant-of", help="the bundled model this one was post-trained from")
     parser.add_argument("--demo", type=Path, help="JSON with the demo's settings")
     given = parser.parse_args()
     folder = CARDS / given.name
@@ -82,6 +94,9 @@ def main() -> None:
         "environment": manifest["environment"],
         "measured": quality(folder / "model.safetensors", data, given.features, given.run),
     }
+    if given.descendant_of:
+        content["descendant_of"] = given.descendant_of
+        atomic.write_text(folder / "recipe.toml", posttrain_recipe(given.descendant_of, data, manifest["config"]))
     if given.descendants:
         content["descendants"] = dict(item.split("=", 1) for item in given.descendants)
     if given.demo:

@@ -23,6 +23,7 @@ CITATIONS = (
     (
         "MixFlow and the slowed timestep",
         "@inproceedings{mixflow, title={MixFlow Training: Alleviating Exposure Bias with Slowed Interpolation Mixture}, "
+        "author={Li, Hui and Lyu, Jiayue and Wang, Fu-Yun and Cheng, Kaihui and Zhu, Siyu and Wang, Jingdong}, "
         "booktitle={CVPR}, year={2026}, note={arXiv:2512.19311}}",
     ),
     (
