@@ -39,7 +39,7 @@ def measure(
     json: s.Json = False,
     quiet: s.Quiet = False,
     debug: s.Debug = False,
-) -> None:
+) -> int:
     """How slow do generated states run? With nulls: genuine states and a perfect model through the same code."""
     output = s.Output(json, quiet)
     where, precision = s.setup(threads, device, dtype)
@@ -77,6 +77,7 @@ def measure(
     say_fit(output, found.suggest())
     output.say(f"\nmeasured: {out}")
     output.answer(found.result())
+    return 1 if any(facts.get("agreement", 1.0) < 1.0 for facts in found.facts["search"].values()) else 0
 
 
 def curve_table(table: Any) -> str:

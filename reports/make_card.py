@@ -42,24 +42,23 @@ def quality(weights: Path, data: str, features: str, scratch: Path) -> dict[str,
         found[f"{sampler}-50"] = evaluate(
             opened.model, images, open_features(features, images.shape), sampling, out
         ).result()
-    return {
-        name: {
-            "metrics": one["metrics"]["50"],
-            "memorisation": one["memorisation"]["50"],
-            "protocol": one["protocol"]["50"],
-        }
-        for name, one in found.items()
-    }
+    return {name: {key: one[key] for key in ("metrics", "memorisation", "protocol")} for name, one in found.items()}
 
 
 def posttrain_recipe(start: str, data: str, config: dict[str, Any]) -> str:
     """The options of `slowflow posttrain` that made this model, as a file for --config."""
     remedy, train = config["remedy"], config["train"]
-    lines = [f"# slowflow posttrain {start} --config recipe.toml --out DIR", f'data = "{data}"', f'remedy = "{remedy["remedy"]}"']
+    lines = [
+        f"# slowflow posttrain {start} --config recipe.toml --out DIR",
+        f'data = "{data}"',
+        f'remedy = "{remedy["remedy"]}"',
+    ]
     if "gamma" in remedy:
         lines += [f'gamma = "{remedy["gamma"]!r}"', f'target_at = "{remedy["target_at"]}"']
     lines += [f'batch_size = "{train["batch_size"]}"', f"ema = {train['ema_decay']!r}"]
-    lines += [f"{key} = {train[key]!r}" for key in ("steps", "lr", "warmup", "clip", "label_dropout", "seed", "save_every")]
+    lines += [
+        f"{key} = {train[key]!r}" for key in ("steps", "lr", "warmup", "clip", "label_dropout", "seed", "save_every")
+    ]
     return "\n".join([*lines, "threads = 1", ""])
 
 

@@ -1,6 +1,6 @@
 """Fill the results section of the README, and its figure, from a finished demo folder.
 
-    python reports/readme_results.py slowflow-demo
+python reports/readme_results.py slowflow-demo
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def section(result: RunResult) -> str:
     first = result.evaluations[arms[0].name]
     steps = first.steps
     fd = first.facts["features"]["name"]
-    lines.append("| arm | " + " | ".join(f"{fd}, {s} steps" for s in steps) + f" | coverage, {steps[-1]} steps | agreement |")
+    lines.append(
+        "| arm | " + " | ".join(f"{fd}, {s} steps" for s in steps) + f" | coverage, {steps[-1]} steps | agreement |"
+    )
     lines.append("|---|" + "---|" * (len(steps) + 2))
     for arm in arms:
         found = result.evaluations[arm.name]

@@ -182,7 +182,7 @@ def _known(found: Measurement, config: RunConfig) -> dict[int, Any]:
     )
     if not same or probe.samples < sampling.samples:
         return {}
-    return {steps: found.array("final", steps=steps) for steps in probe.steps if steps in sampling.steps}
+    return {steps: found.array("final", steps=steps) for steps in probe.grids if steps in sampling.steps}
 
 
 def _descendants(spec: str) -> list[tuple[Arm, FlowModel, dict[str, Any]]]:

@@ -53,9 +53,9 @@ class Probe:
     """
 
     samples: int = 500
-    steps: tuple[int, ...] = (50,)
+    steps: int | tuple[int, ...] = (50,)
     sampler: str = "euler"
-    references: tuple[str, ...] = ("own", "nearest", "level")
+    references: str | tuple[str, ...] = ("own", "nearest", "level")
     guidance: float = 1.0
     seed: int = 0
     shift: float = 1.0
@@ -68,14 +68,16 @@ class Probe:
             raise InputError(f"samples is {self.samples}, expected between 2 and 10,000,000")
         if isinstance(self.steps, int):
             object.__setattr__(self, "steps", (self.steps,))
-        if not self.steps or any(not 1 <= s <= 100_000 for s in self.steps):
-            raise InputError(f"steps is {list(self.steps)}, expected intervals between 1 and 100,000")
-        if len(set(self.steps)) < len(self.steps):
-            raise InputError(f"steps {list(self.steps)} names a number twice")
+        if not self.grids or any(not 1 <= s <= 100_000 for s in self.grids):
+            raise InputError(f"steps is {list(self.grids)}, expected intervals between 1 and 100,000")
+        if len(set(self.grids)) < len(self.grids):
+            raise InputError(f"steps {list(self.grids)} names a number twice")
         if isinstance(self.references, str):
             object.__setattr__(self, "references", (self.references,))
         if not self.references:
             raise InputError("no reference was given")
+        if len(set(self.names)) < len(self.names):
+            raise InputError(f"references {list(self.names)} names one twice")
         if not math.isfinite(self.guidance) or not 0.0 <= self.guidance <= 100.0:
             raise InputError(f"guidance is {self.guidance}, expected a scale between 0 and 100 (1 = none)")
         if not 0.1 <= self.shift <= 100.0:
@@ -85,6 +87,16 @@ class Probe:
         unknown = [kind for kind in self.nulls if kind not in KINDS[1:]]
         if unknown:
             raise InputError(f"unknown null '{unknown[0]}' (known: {', '.join(KINDS[1:])})")
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        """Every number of steps, as a tuple."""
+        return (self.steps,) if isinstance(self.steps, int) else self.steps
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every reference, as a tuple."""
+        return (self.references,) if isinstance(self.references, str) else self.references
 
 
 @dataclass(frozen=True)

@@ -183,16 +183,16 @@ class Evaluation:
         }
 
     def result(self) -> dict[str, Any]:
-        """Metrics by step count, with intervals and protocol."""
+        """Metrics with intervals and protocol: of the most steps, and of every step count."""
         by_steps = {
-            str(steps): {metric: canonical(self.estimate(metric, steps)) for metric in self.metrics}
+            str(steps): {
+                "metrics": {metric: canonical(self.estimate(metric, steps)) for metric in self.metrics},
+                "protocol": self.protocol(steps),
+                "memorisation": self.facts["memorisation"][str(steps)],
+            }
             for steps in self.steps
         }
-        return {
-            "metrics": by_steps,
-            "protocol": {str(steps): self.protocol(steps) for steps in self.steps},
-            "memorisation": self.facts["memorisation"],
-        }
+        return {**by_steps[str(max(self.steps))], "by_steps": by_steps}
 
 
 def feature_file(key: int | str) -> str:

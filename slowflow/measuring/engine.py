@@ -66,7 +66,7 @@ def measure(
     """
     bank_set, held = _split(model, data, heldout)
     SAMPLERS.get(probe.sampler)
-    for name in probe.references:
+    for name in probe.names:
         REFERENCES.get(name)
     guided(model, probe.guidance)
     engine = search.backend(probe.backend)
@@ -94,7 +94,7 @@ def measure(
         if progress is not None:
             progress(done, total, f"{kind} states, {steps} steps")
     facts = {
-        "nfe": {str(steps): nfe(model, probe, steps) for steps in probe.steps},
+        "nfe": {str(steps): nfe(model, probe, steps) for steps in probe.grids},
         "backend": engine,
         "bank": {"name": bank.name, "n": len(bank), "sha256": bank.fingerprint},
         "heldout": {"name": held.name, "n": len(held), "sha256": held.fingerprint},
@@ -129,7 +129,7 @@ def _split(model: FlowModel, data: ImageSet, heldout: float) -> tuple[ImageSet, 
 
 def _plan(source: Source, probe: Probe) -> Iterator[tuple[str, int, np.ndarray]]:
     """(kind, steps, sample ids) of every shard, in the order they are made."""
-    for steps in probe.steps:
+    for steps in probe.grids:
         for kind in ("model", *probe.nulls):
             ids = source.ids(kind)
             for i in range(0, len(ids), probe.shard):
@@ -146,7 +146,7 @@ def _write_shard(
         "norm": torch.from_numpy(np.linalg.norm(batch.states, axis=2) / np.sqrt(batch.states.shape[2])),
     }
     facts: dict[str, Any] = {}
-    for name in probe.references:
+    for name in probe.names:
         reference = REFERENCES.get(name)
         found = reference.assign(batch, bank, engine)
         tensors[f"{name}/m"] = torch.from_numpy(found.m)

@@ -5,7 +5,7 @@ One row is one (sample, time). Everything that has an interval gets it from the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -164,12 +164,26 @@ class Measurement:
 
     def suggest(self, reference: str | None = None) -> GammaFit:
         """gamma by every estimator, the recommended one, and a verdict."""
-        return gamma.fit(
+        fit = gamma.fit(
             {name: self.slack(name) for name in self.references},
             band_reference=reference or self.band_reference,
             excess_reference=reference or self.main_reference,
             seed=int(self.config["probe"]["seed"]),
         )
+        return replace(fit, warnings=(*self._cautions(), *fit.warnings))
+
+    def _cautions(self) -> list[str]:
+        """What this protocol does to the meaning of the nulls."""
+        found = []
+        if self.config["probe"]["guidance"] != 1.0:
+            found.append("sampling was guided: its target is not the law of the nulls; read guided minus unguided")
+        if self.config["probe"]["sampler"] == "em":
+            found.append(
+                "sampling was stochastic: only the starting noise is shared, which 'own' and 'nearest' do not know"
+            )
+        disagree = [n for n, facts in self.facts["search"].items() if facts.get("agreement", 1.0) < 1.0]
+        found += [f"the search engines disagree under '{name}'; its m cannot be trusted" for name in disagree]
+        return found
 
     def protocol(self) -> dict[str, Any]:
         """What a number from this measurement depends on."""

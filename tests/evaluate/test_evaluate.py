@@ -40,16 +40,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_metrics_stand_beside_interval_and_protocol(finished: Evaluation) -> None:
     answer = json.loads(json.dumps(finished.result(), allow_nan=False))
-    assert set(answer["metrics"]) == {"2", "8"}
-    for steps, metrics in answer["metrics"].items():
-        assert set(metrics) == {"fd", "density", "coverage"}  # pixels know no classes, so no agreement
-        for one in metrics.values():
+    assert set(answer["by_steps"]) == {"2", "8"}
+    for steps, one_count in answer["by_steps"].items():
+        assert set(one_count["metrics"]) == {"fd", "density", "coverage"}  # pixels know no classes, so no agreement
+        for one in one_count["metrics"].values():
             assert one["low"] - 1e-12 <= one["value"] <= one["high"] + 1e-12  # recentring rounds
             assert one["n"] == 60
-        protocol = answer["protocol"][steps]
+        protocol = one_count["protocol"]
         assert (protocol["n"], protocol["n_real"], protocol["nfe"]) == (60, 60, int(steps))
         assert protocol["features"]["name"] == "FD-pixels"
-    assert 0.5 < answer["memorisation"]["8"]["ratio"] < 3.0
+    assert answer["metrics"] == answer["by_steps"]["8"]["metrics"]
+    assert 0.5 < answer["memorisation"]["ratio"] < 3.0
 
 
 def test_the_estimate_is_the_frechet_distance_of_the_samples(
