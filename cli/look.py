@@ -35,8 +35,6 @@ def doctor(json: s.Json = False, debug: s.Debug = False) -> int:
         if not metadata.packages_distributions().get(package):
             notes.append(f"{package} is not installed (bundled data sets): pip install 'slowflow[{extra}]'")
     devices = ["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        devices.append("mps")
     found = {
         "python": platform.python_version(),
         "slowflow": metadata.version("slowflow"),
@@ -116,14 +114,15 @@ def check(
     interpolant: s.Interpolant = None,
     prediction: s.Prediction = None,
     heads: s.Heads = None,
+    device: s.Device = "auto",
     threads: s.Threads = 0,
     json: s.Json = False,
     debug: s.Debug = False,
 ) -> int:
     """Is the checkpoint safe to open, whole, finite, and does its time run the right way?"""
     out = s.Output(json, quiet=True)
-    s.setup(threads)
-    opened = s.open_model(model, family, factory, interpolant, prediction, heads)
+    where, precision = s.setup(threads, device)
+    opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
     from slowflow.cards import cards
     from slowflow.data.open import open_data
     from slowflow.families.open import direction_losses

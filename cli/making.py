@@ -18,6 +18,7 @@ def sample(
     steps: Annotated[int, typer.Option(help="Intervals.")] = 50,
     sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em.")] = "euler",
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 = none.")] = 1.0,
+    shift: Annotated[float, typer.Option(help="Resolution warp of the sampling grid.")] = 1.0,
     images: Annotated[Path | None, typer.Option("--images", help="Also draw the first 100 into this PNG.")] = None,
     latents: Annotated[bool, typer.Option("--latents", help="States are not images: write float32 data.")] = False,
     family: s.Family = "sit",
@@ -44,12 +45,15 @@ def sample(
     from slowflow.families.open import identity
 
     pixels = not latents
+    if latents and images is not None:
+        raise InputError("--images draws images, and --latents says that the states are none; drop one of the two")
     if pixels and opened.model.shape[0] not in (1, 3):
         raise InputError(f"states of shape {opened.model.shape} are not images; write them with --latents")
-    settings = SampleConfig(n, steps, sampler, guidance, seed, s.batch_size(batch_size))
+    size = s.batch_size(batch_size)
+    settings = SampleConfig(n=n, steps=steps, sampler=sampler, guidance=guidance, seed=seed, shift=shift, shard=size)
     output.say(f"sampling into {out}")
     found = run(
-        opened.model, settings, out, pixels=pixels, model_id=identity(opened, model), progress=output.progress("sample")
+        opened.model, settings, out, pixels=pixels, model_id=identity(opened.model), progress=output.progress("sample")
     )
     if images is not None:
         import numpy as np
@@ -72,6 +76,7 @@ def evaluate(
     samples: Annotated[int, typer.Option(help="How many; the held-out reference has at most as many.")] = 500,
     sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em.")] = "euler",
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 = none.")] = 1.0,
+    shift: Annotated[float, typer.Option(help="Resolution warp of the sampling grid.")] = 1.0,
     heldout: s.Heldout = 0.2,
     family: s.Family = "sit",
     factory: s.Factory = None,
@@ -109,10 +114,10 @@ def evaluate(
             opened.model,
             open_data(data, classes=opened.model.classes),
             open_features(features, opened.model.shape),
-            Sampling(samples, tuple(steps), sampler, guidance, seed),
+            Sampling(samples=samples, steps=tuple(steps), sampler=sampler, guidance=guidance, seed=seed, shift=shift),
             out,
             heldout=heldout,
-            model_id=identity(opened, model),
+            model_id=identity(opened.model),
             progress=output.progress("evaluate"),
         )
     for count in found.steps:

@@ -67,7 +67,7 @@ def measure(
         probe,
         out,
         heldout=heldout,
-        model_id=identity(opened, model),
+        model_id=identity(opened.model),
         progress=output.progress("measure"),
     )
     for name in found.references:

@@ -9,6 +9,7 @@ import functools
 import json
 import math
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -33,12 +34,14 @@ def _config_callback(context: typer.Context, value: Path | None) -> Path | None:
     try:
         content = read_toml(value)
     except SlowFlowError as error:
-        raise typer.BadParameter(str(error)) from error
+        _complain(str(error), {})
+        raise typer.Exit(error.exit_code) from error
     known = {str(parameter.name) for parameter in context.command.params}
     settings = {key.replace("-", "_"): item for key, item in content.items()}
     for key in settings:
         if key not in known:
-            raise typer.BadParameter(f"unknown setting '{key}' in {value}")
+            _complain(f"unknown setting '{key}' in {value}", {})
+            raise typer.Exit(3)
     context.default_map = {**(context.default_map or {}), **settings}
     return value
 
@@ -46,7 +49,7 @@ def _config_callback(context: typer.Context, value: Path | None) -> Path | None:
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, mps.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0.")]
 Dtype = Annotated[
     str, typer.Option(help="Dtype of the network: float32, bfloat16, float16. States stay float32 or better.")
 ]
@@ -155,7 +158,7 @@ def verb(function: Callable[..., int | None]) -> Callable[..., None]:
         try:
             code = function(*args, **options) or 0
         except KeyboardInterrupt:
-            command = " ".join(["slowflow", *sys.argv[1:]])
+            command = shlex.join(["slowflow", *sys.argv[1:]])
             _complain(f"stopped; everything finished is saved. To go on: {command}", options)
             code = 130
         except SlowFlowError as error:
@@ -206,6 +209,8 @@ def setup(threads: int, device: str = "auto", dtype: str = "float32") -> tuple[A
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in dtypes:
         raise InputError(f"dtype is '{dtype}', expected one of {', '.join(dtypes)}")
+    if device.startswith("mps"):
+        raise InputError("device 'mps' has no float64, which times and states are kept in; use cpu or cuda")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from slowflow_cli import shared as s
@@ -47,10 +47,12 @@ def posttrain(
 ) -> None:
     """Post-train a copy of the model with a remedy, or plainly as its control arm."""
     output = s.Output(json, quiet)
+    from slowflow.results import RunResult
     from slowflow.train.loop import TrainConfig
     from slowflow.train.post import make_remedy, post_train
 
-    number = _gamma(gamma, run) if remedy == "mixflow" else None
+    measured = None if run is None else RunResult.load(run).measured
+    number = _gamma(gamma, measured) if remedy == "mixflow" or gamma != "auto" else None
     chosen = make_remedy(remedy, number, target_at, time_law)
     settings = TrainConfig(
         steps=steps,
@@ -70,6 +72,14 @@ def posttrain(
     from slowflow.families.open import identity
     from slowflow.io.run import read_manifest
 
+    identified = identity(opened.model)
+    if measured is not None and measured.config["model"]["weights_sha256"] != identified["weights_sha256"]:
+        raise InputError(f"--run {run} is a measurement of '{measured.config['model']['name']}', not of this model")
+    if measured is not None and measured.suggest().verdict != "detected":
+        fit = measured.suggest()
+        output.say(
+            f"note: the measurement calls for no correction ({fit.verdict}); gamma {fit.gamma:.3f} is the width of its raw band"
+        )
     output.say(f"post-training into {out}")
     post_train(
         opened.model,
@@ -78,7 +88,7 @@ def posttrain(
         settings,
         out,
         heldout=heldout,
-        model_id=identity(opened, model),
+        model_id=identified,
         progress=output.progress(f"post-train {remedy}"),
     )
     result = read_manifest(out, "posttrain")["result"]
@@ -95,23 +105,22 @@ def posttrain(
     )
 
 
-def _gamma(text: str, run: Path | None) -> float:
+def _gamma(text: str, measured: Any) -> float:
     """A number, or the one a measurement suggests."""
     if text != "auto":
         try:
             return float(text)
         except ValueError:
             raise InputError(f"--gamma is '{text}', expected auto or a number between 0 and 1") from None
-    if run is None:
+    if measured is None:
         raise InputError("--gamma auto needs --run, the folder of a measurement; or give a number")
-    from slowflow.results import RunResult
-
-    return RunResult.load(run).fit.gamma
+    return float(measured.suggest().gamma)
 
 
 def pretrain(
     recipe: Annotated[str, typer.Argument(metavar="CONFIG", help="A recipe (.toml), or the name of a bundled card.")],
     out: Annotated[Path, typer.Option("--out", help="Run folder; the same command again resumes.")],
+    device: s.Device = "auto",
     threads: s.Threads = 0,
     json: s.Json = False,
     quiet: s.Quiet = False,
@@ -119,7 +128,7 @@ def pretrain(
 ) -> None:
     """Train a bundled-size model, or a feature classifier, from a recorded recipe."""
     output = s.Output(json, quiet)
-    s.setup(threads)
+    where, _ = s.setup(threads, device)
     from slowflow.cards import cards
     from slowflow.config import read_toml
     from slowflow.io.run import read_manifest
@@ -137,7 +146,7 @@ def pretrain(
         from slowflow.train.pretrain import pretrain as run
         from slowflow.train.pretrain import read_recipe
 
-        run(read_recipe(path), out, progress=output.progress("pretrain"))
+        run(read_recipe(path), out, device=where, progress=output.progress("pretrain"))
         result = read_manifest(out, "pretrain")["result"]
         output.say(f"loss {result['loss']:.4f}, held out {result['heldout_loss'] or float('nan'):.4f}")
     output.say(f"checkpoint: {out / result['checkpoint']}")

@@ -74,6 +74,7 @@ def demo(
         "slowflow-demo"
     ),
     model: Annotated[str, typer.Option(help="The bundled model to look at.")] = "mnist-sit",
+    device: s.Device = "auto",
     threads: s.Threads = 0,
     json: s.Json = False,
     quiet: s.Quiet = False,
@@ -81,7 +82,7 @@ def demo(
 ) -> None:
     """The whole loop on a bundled model, ending in report.html: a few minutes on two cores."""
     output = s.Output(json, quiet)
-    s.setup(threads)
+    where, precision = s.setup(threads, device)
     from slowflow.cards import card
     from slowflow.config import from_mapping
     from slowflow.evaluating.engine import Sampling
@@ -100,7 +101,14 @@ def demo(
         train=from_mapping(TrainConfig, told["train"], f"demo of {model}"),
         descendants=bool(content.get("descendants")),
     )
-    _whole(output, s.open_model(model, "sit", None, None, None, None), model, content["data"], settings, out)
+    _whole(
+        output,
+        s.open_model(model, "sit", None, None, None, None, where, precision),
+        model,
+        content["data"],
+        settings,
+        out,
+    )
 
 
 def _whole(output: s.Output, opened: Any, model: str, data: str, settings: Any, out: Path) -> None:

@@ -79,7 +79,8 @@ def main() -> None:
     shutil.copy(given.run / "model.safetensors", folder / "model.safetensors")
     shutil.copy(given.run / "history.json", folder / "history.json")
     stored = checkpoint.load(folder / "model.safetensors")
-    data = manifest["config"]["data"]["name"]
+    config = manifest["config"]
+    data = config.get("recipe", config)["data"]["name"]
     content = {
         "kind": "model",
         "family": "sit",

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "Comparison": "slowflow.api",
     "Estimate": "slowflow.records",
-    "Evaluation": "slowflow.evaluating.engine",
+    "Evaluation": "slowflow.evaluating.evaluation",
     "FlowModel": "slowflow.flow.model",
     "GammaFit": "slowflow.records",
     "ImageSet": "slowflow.data.images",

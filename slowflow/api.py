@@ -8,7 +8,6 @@ print(before.summary(), before.suggest())
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +17,20 @@ from slowflow.data.images import ImageSet
 from slowflow.data.open import open_data
 from slowflow.errors import InputError
 from slowflow.evaluating import engine as evaluation
+from slowflow.evaluating.evaluation import Evaluation
 from slowflow.evaluating.features import open_features
 from slowflow.evaluating.sampling import SampleConfig
 from slowflow.evaluating.sampling import sample as _sample
 from slowflow.families.base import OpenOptions
-from slowflow.families.open import open_model
+from slowflow.families.open import identity, open_model
 from slowflow.flow.model import FlowModel
 from slowflow.io import atomic
-from slowflow.measuring import gamma as gammas
 from slowflow.measuring.engine import measure as _measure
 from slowflow.measuring.measurement import Measurement
 from slowflow.records import Estimate, GammaFit, Probe
 from slowflow.remedies import TrainingRemedy
 from slowflow.reporting.render import render
-from slowflow.results import RunResult
+from slowflow.results import RunResult, lag_change
 from slowflow.train.loop import TrainConfig
 from slowflow.train.post import post_train as _post_train
 
@@ -61,16 +60,6 @@ def load(
     return open_model(model, family, OpenOptions(interpolant, prediction, heads, factory)).model
 
 
-def _fingerprint(model: FlowModel) -> dict[str, Any]:
-    """Identity of a model in memory: its name and a hash of its weights."""
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.net.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return {"name": model.name, "weights_sha256": digest.hexdigest()}
-
-
 def measure(
     model: FlowModel, data: Data, probe: Probe | None = None, *, out: str | Path, heldout: float = 0.2
 ) -> Measurement:
@@ -84,7 +73,7 @@ def measure(
         heldout: share of each class kept out of the bank, for the nulls.
     """
     images = open_data(data, classes=model.classes)
-    return _measure(model, images, probe or Probe(), out, heldout=heldout, model_id=_fingerprint(model))
+    return _measure(model, images, probe or Probe(), out, heldout=heldout, model_id=identity(model))
 
 
 def suggest(measurement: Measurement | str | Path) -> GammaFit:
@@ -118,7 +107,7 @@ def post_train(
     """
     config = TrainConfig(steps=steps, seed=seed, **settings)
     images = open_data(data, classes=model.classes)
-    return _post_train(model, images, remedy, config, out, heldout=heldout, model_id=_fingerprint(model))
+    return _post_train(model, images, remedy, config, out, heldout=heldout, model_id=identity(model))
 
 
 def sample(
@@ -133,8 +122,8 @@ def sample(
     pixels: bool = True,
 ) -> Path:
     """Write n samples to the .npz file `out` (`arr_0` uint8 NHWC and `labels`) and return its path."""
-    config = SampleConfig(n, steps, sampler, guidance, seed)
-    return Path(_sample(model, config, out, pixels=pixels, model_id=_fingerprint(model))["file"])
+    config = SampleConfig(n=n, steps=steps, sampler=sampler, guidance=guidance, seed=seed)
+    return Path(_sample(model, config, out, pixels=pixels, model_id=identity(model))["file"])
 
 
 def evaluate(
@@ -149,7 +138,7 @@ def evaluate(
     seed: int = 0,
     out: str | Path,
     heldout: float = 0.2,
-) -> evaluation.Evaluation:
+) -> Evaluation:
     """Fidelity and coverage of the model's samples against held-out images, with intervals.
 
     Args:
@@ -160,7 +149,7 @@ def evaluate(
         heldout: share of each class that is the reference.
     """
     images = open_data(data, classes=model.classes)
-    sampling = evaluation.Sampling(samples, tuple(steps), sampler, guidance, seed)
+    sampling = evaluation.Sampling(samples=samples, steps=tuple(steps), sampler=sampler, guidance=guidance, seed=seed)
     return evaluation.evaluate(
         model,
         images,
@@ -168,7 +157,7 @@ def evaluate(
         sampling,
         out,
         heldout=heldout,
-        model_id=_fingerprint(model),
+        model_id=identity(model),
     )
 
 
@@ -194,14 +183,10 @@ def compare(before: Measurement, after: Measurement) -> Comparison:
     unlike = [key for key in mine if key != "model" and mine[key] != theirs[key]]
     if unlike:
         raise InputError(f"the measurements differ in {unlike[0]}: {mine[unlike[0]]} and {theirs[unlike[0]]}")
-    kinds = before.slack(before.main_reference)
-    after_slack = after.slack(before.main_reference)["model"]
-    null = kinds.get("genuine", kinds["model"])
-    change = gammas.change(kinds["model"], after_slack, null, int(before.config["probe"]["seed"]))
-    return Comparison(before, after, change)
+    return Comparison(before, after, lag_change(before, after))
 
 
-def report(runs: Sequence[str | Path | Measurement | evaluation.Evaluation], *, out: str | Path) -> Path:
+def report(runs: Sequence[str | Path | Measurement | Evaluation], *, out: str | Path) -> Path:
     """One self-contained HTML page from finished runs; returns its path."""
     paths = [run if isinstance(run, str | Path) else run.path for run in runs]
     atomic.write_text(out, render(RunResult.load(*paths)))

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import numbers
 import sys
 import tomllib
 import types
@@ -91,7 +92,13 @@ def canonical(value: Any) -> Any:
         return [canonical(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return str(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    raise TypeError(f"a {type(value).__name__} has no canonical form and cannot be part of a configuration")
 
 
 def digest(value: Any) -> str:

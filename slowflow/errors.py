@@ -52,9 +52,3 @@ class MissingExtraError(EnvironmentProblem):
         super().__init__(
             f"{needed_for} needs the package '{package}', which is not installed: pip install 'slowflow[{extra}]'"
         )
-
-
-class Interrupted(SlowFlowError):
-    """The user stopped the run; everything finished so far is saved."""
-
-    exit_code = 130

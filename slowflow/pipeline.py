@@ -9,7 +9,7 @@ finished by the same command. Every arm has the same seeds, steps, averaging and
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from slowflow.families.base import Opened
 from slowflow.families.open import direction_losses, identity, open_model
 from slowflow.flow.model import FlowModel
 from slowflow.io import atomic
-from slowflow.io.run import RunFolder
+from slowflow.io.run import RunFolder, verify
 from slowflow.measuring.engine import measure
 from slowflow.measuring.measurement import Measurement
 from slowflow.records import Probe
@@ -74,14 +74,16 @@ def run(
     Raises:
         InputError: the model fails its check on this data, or any stage refuses its input.
     """
-    identified = identity(opened, spec)
+    identified = identity(opened.model)
     features = open_features(config.features, opened.model.shape)
     folder = RunFolder(
         out, "run", {"model": identified, "data": {"name": data.name, "sha256": data.fingerprint}, "run": config}
     )
-    if folder.finished:
+    if folder.finished and not _damaged_stages(folder.path):
         return RunResult.load(folder.path)
     check = _check(opened.model, data)
+    held = len(data.split(config.heldout)[1])
+    config = replace(config, sampling=replace(config.sampling, samples=min(config.sampling.samples, held)))
     loop = _Loop(opened.model, identified, data, features, config, folder.path, progress)
     base = Arm("base", "before", "base")
     fit = loop.look(base, opened.model, identified).suggest()
@@ -96,6 +98,11 @@ def run(
     atomic.write_text(folder.path / "report.html", render(finished))
     folder.finish(["report.html"], {**result, "answer": answer(finished)})
     return RunResult.load(folder.path)
+
+
+def _damaged_stages(path: Path) -> list[str]:
+    """Stages with a missing or altered file; repeating the run makes those files again."""
+    return [stage.parent.name for stage in sorted(path.glob("*/manifest.json")) if verify(stage.parent)]
 
 
 @dataclass(frozen=True)
@@ -178,7 +185,7 @@ def _known(found: Measurement, config: RunConfig) -> dict[int, Any]:
         sampling.sampler,
         sampling.guidance,
         sampling.seed,
-        1.0,
+        sampling.shift,
     )
     if not same or probe.samples < sampling.samples:
         return {}
@@ -193,5 +200,5 @@ def _descendants(spec: str) -> list[tuple[Arm, FlowModel, dict[str, Any]]]:
         provenance = card(name, "model").content["provenance"]
         gamma, steps = provenance["remedy"].get("gamma"), int(provenance["train"]["steps"])
         arm = Arm(f"{role}-{LONG}", f"{_titled(role, gamma)}, {steps:,} steps", role, gamma, steps)
-        found.append((arm, bundled.model, identity(bundled, name)))
+        found.append((arm, bundled.model, identity(bundled.model)))
     return found

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from slowflow.errors import InputError
 
-KINDS = ("model", "genuine", "exact", "coarse")
+KINDS = ("model", "genuine", "exact", "coarse", "seen")
 """model: the checkpoint's own states. genuine: real interpolations. exact: a perfect model with a fine solver.
-coarse: the perfect model under the user's sampler and steps."""
+coarse: the perfect model under the user's sampler and steps. seen: real interpolations of images of the bank itself."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Probe:
     guidance: float = 1.0
     seed: int = 0
     shift: float = 1.0
-    nulls: tuple[str, ...] = ("genuine", "exact", "coarse")
+    nulls: tuple[str, ...] = ("genuine", "exact", "coarse", "seen")
     shard: int = 64
     backend: str = "auto"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from slowflow.config import canonical
 from slowflow.errors import InputError
-from slowflow.evaluating.engine import Evaluation
+from slowflow.evaluating.evaluation import Evaluation
 from slowflow.io.run import read_manifest
 from slowflow.measuring import gamma as gammas
 from slowflow.measuring.measurement import Measurement
@@ -67,9 +67,8 @@ class RunResult:
         measurements: dict[str, Measurement] = {}
         evaluations: dict[str, Evaluation] = {}
         for path in map(Path, paths):
-            kind, name = read_manifest(path)["kind"], path.resolve().name
-            if (name in measurements and kind == "measure") or (name in evaluations and kind == "evaluate"):
-                name = f"{path.resolve().parent.name}/{name}"
+            manifest = read_manifest(path)
+            kind, name = manifest["kind"], _free_name(path.resolve(), manifest, measurements, evaluations)
             arms.setdefault(name, Arm(name, name, "base" if not arms else "other"))
             if kind == "measure":
                 measurements[name] = Measurement.load(path)
@@ -104,6 +103,17 @@ class RunResult:
         return self.measured.suggest()
 
 
+def _free_name(
+    path: Path, manifest: dict[str, Any], measurements: dict[str, Measurement], evaluations: dict[str, Evaluation]
+) -> str:
+    """The folder's name, lengthened by its parents until it neither hides another result nor joins another model's."""
+    own, others = (measurements, evaluations) if manifest["kind"] == "measure" else (evaluations, measurements)
+    name, parent = path.name, path.parent
+    while name in own or (name in others and others[name].config["model"] != manifest["config"]["model"]):
+        name, parent = f"{parent.name or '.'}/{name}", parent.parent
+    return name
+
+
 def collect(path: Path, result: dict[str, Any]) -> RunResult:
     """The arms of a run folder whose stages are finished."""
     arms = [Arm(**arm) for arm in result["arms"]]
@@ -112,13 +122,12 @@ def collect(path: Path, result: dict[str, Any]) -> RunResult:
     return RunResult(path, arms, measurements, evaluations, result["check"])
 
 
-def lag_change(result: RunResult, before: str, after: str) -> Estimate:
-    """How the lag of one arm differs from another's, in units of gamma, paired by sample id; negative = smaller lag."""
-    a, b = result.measurements[before], result.measurements[after]
-    reference = a.main_reference
-    kinds = a.slack(reference)
+def lag_change(before: Measurement, after: Measurement) -> Estimate:
+    """How the lag of one model differs from another's, in units of gamma, paired by sample id; negative = smaller lag."""
+    kinds = before.slack(before.main_reference)
     null = kinds.get("genuine", kinds["model"])
-    return gammas.change(kinds["model"], b.slack(reference)["model"], null, int(a.config["probe"]["seed"]))
+    changed = after.slack(before.main_reference)["model"]
+    return gammas.change(kinds["model"], changed, null, int(before.config["probe"]["seed"]))
 
 
 def answer(result: RunResult) -> dict[str, Any]:
@@ -133,7 +142,7 @@ def answer(result: RunResult) -> dict[str, Any]:
             arm.name: {
                 "verdict": result.measurements[arm.name].suggest().verdict,
                 "estimates": canonical(result.measurements[arm.name].suggest().estimates),
-                "lag_change_from_base": canonical(lag_change(result, "base", arm.name)),
+                "lag_change_from_base": canonical(lag_change(result.measured, result.measurements[arm.name])),
             }
             for arm in result.arms
             if arm.role != "base"

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from slowflow import rng
-from slowflow.errors import DataError
+from slowflow.errors import DataError, InputError
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,11 @@ class ImageSet:
             seed: of the random choice.
 
         Raises:
+            InputError: heldout outside (0, 1).
             DataError: a class has fewer than two items.
         """
+        if not 0.0 < heldout < 1.0:
+            raise InputError(f"heldout is {heldout}, expected a share between 0 and 1")
         kept, out = [], []
         for label in range(max(self.classes, 1)):
             rows = np.flatnonzero(self.labels.numpy() == label)

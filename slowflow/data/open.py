@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,6 +93,13 @@ def _from_arrays(name: str, arrays: dict[str, np.ndarray], path: Path) -> ImageS
     return ImageSet(name, torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)), rows, found, pixels)
 
 
+def _pixels(image: Any) -> np.ndarray:
+    """uint8 pixels of a PIL image: grey stays grey, 16-bit grey is scaled, everything else becomes RGB."""
+    if image.mode.startswith("I"):
+        return (np.asarray(image, dtype=np.float64) / 257.0).round().clip(0, 255).astype(np.uint8)
+    return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+
+
 def _from_folder(folder: Path) -> ImageSet:
     """Images below `folder`; subfolders, sorted by name, are classes 0, 1, ..."""
     try:
@@ -100,12 +108,14 @@ def _from_folder(folder: Path) -> ImageSet:
         raise MissingExtraError("pillow", "demo", "reading a folder of images") from error
     groups = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     labelled = bool(groups)
+    if labelled and any(p.suffix.lower() in SUFFIXES for p in folder.iterdir()):
+        raise DataError(f"{folder} holds images beside its subfolders; put every image into a class, or none")
     arrays, labels, size = [], [], None
     for label, group in enumerate(groups or [folder]):
         for file in sorted(p for p in group.iterdir() if p.suffix.lower() in SUFFIXES):
             try:
                 with Image.open(file) as image:
-                    array = np.asarray(image.convert("L" if image.mode in ("1", "L", "I", "I;16") else "RGB"))
+                    array = _pixels(image)
             except OSError as error:
                 raise DataError(f"{file} is not a readable image: {error}") from error
             array = array[..., None] if array.ndim == 2 else array

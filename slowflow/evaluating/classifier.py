@@ -76,11 +76,11 @@ def read_classifier_recipe(path: str | Path) -> ClassifierRecipe:
 
 def train_classifier(recipe: ClassifierRecipe, out: str | Path) -> Path:
     """Train into the folder `out`; returns the weights' path. Takes seconds, so it is not resumed in the middle."""
-    folder = RunFolder(out, "classifier", recipe)
+    train, heldout = open_data(recipe.data).split(recipe.heldout)
+    folder = RunFolder(out, "classifier", {"recipe": recipe, "data_sha256": train.fingerprint})
     weights = folder.path / "model.safetensors"
     if folder.finished:
         return weights
-    train, heldout = open_data(recipe.data).split(recipe.heldout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         net = Classifier(train.shape[0], train.shape[1], recipe.features, train.classes)

@@ -32,11 +32,11 @@ def inside(
     return np.asarray(cdist(real, generated) <= radii[:, None])
 
 
-def density(hits: np.ndarray, weights: np.ndarray, neighbours: int = NEIGHBOURS) -> float:
-    """Mean number of balls around a generated sample, over k; `weights` [g] counts each sample."""
-    return float((hits.sum(axis=0) @ weights) / weights.sum() / neighbours)
+def density(hits: np.ndarray, drawn: Float[np.ndarray, "resamples g"], neighbours: int = NEIGHBOURS) -> np.ndarray:
+    """Mean number of balls around a generated sample, over k, in each resample: [resamples]."""
+    return np.asarray(drawn @ hits.sum(axis=0) / drawn.sum(axis=1) / neighbours)
 
 
-def coverage(hits: np.ndarray, weights: np.ndarray) -> float:
-    """Share of real balls that hold a drawn generated sample."""
-    return float((hits[:, weights > 0].any(axis=1)).mean())
+def coverage(hits: np.ndarray, drawn: Float[np.ndarray, "resamples g"]) -> np.ndarray:
+    """Share of real balls that hold a drawn generated sample, in each resample: [resamples]."""
+    return np.asarray((hits.astype(np.float32) @ (drawn > 0).astype(np.float32).T > 0).mean(axis=0))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +15,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slowflow import rng
-from slowflow.config import canonical
 from slowflow.data.images import ImageSet
 from slowflow.data.open import open_data
 from slowflow.errors import InputError
-from slowflow.evaluating import coverage, frechet
+from slowflow.evaluating.evaluation import Evaluation, feature_file
 from slowflow.evaluating.features import Features
 from slowflow.flow.generate import dequantise, final_states, labels_of, quantise
 from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
-from slowflow.flow.samplers import sampler
+from slowflow.flow.samplers import SAMPLERS, sampler
 from slowflow.io import checkpoint
-from slowflow.io.run import RunFolder, file_sha256, read_json, read_manifest, verify
-from slowflow.records import Estimate
+from slowflow.io.run import RunFolder, file_sha256, read_json
 
 Progress = Callable[[int, int, str], None]
-RESAMPLES = 200
-HIGHER_IS_BETTER = {"fd": False, "density": True, "coverage": True, "agreement": True}
-SUMMARY = {
-    "fd": "Frechet distance of features, lower is better",
-    "density": "fidelity: how deep samples lie among real ones",
-    "coverage": "diversity: share of real images with a sample near",
-    "agreement": "share of samples a classifier recognises as their label",
-}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How samples are made.
 
     Args:
         samples: how many.
         steps: intervals; one evaluation each.
-        sampler, guidance, seed: as in a Probe.
+        sampler, guidance, seed, shift: as in a Probe.
     """
 
     samples: int = 500
@@ -57,147 +45,13 @@ class Sampling:
     sampler: str = "euler"
     guidance: float = 1.0
     seed: int = 0
+    shift: float = 1.0
 
     def __post_init__(self) -> None:
         if not 2 <= self.samples <= 10_000_000:
             raise InputError(f"samples is {self.samples}, expected between 2 and 10,000,000")
         if not self.steps or any(not 1 <= s <= 100_000 for s in self.steps):
             raise InputError(f"steps is {list(self.steps)}, expected intervals between 1 and 100,000")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """An evaluation on disk: features of generated and real images, and metrics with intervals from them.
-
-    Args:
-        path: the run folder.
-        config: what was asked.
-        facts: reference size, feature hash, quantiser.
-    """
-
-    path: Path
-    config: dict[str, Any]
-    facts: dict[str, Any]
-
-    @classmethod
-    def load(cls, path: str | Path) -> Evaluation:
-        """Open a finished evaluation.
-
-        Raises:
-            InputError: not one, unfinished or damaged.
-        """
-        path = Path(path)
-        manifest = read_manifest(path, "evaluate")
-        damaged = verify(path)
-        if damaged:
-            raise InputError(f"{path}: '{damaged[0]}' is missing or damaged (its hash differs); evaluate again")
-        return cls(path, manifest["config"], manifest["result"]["facts"])
-
-    @property
-    def steps(self) -> list[int]:
-        """Step counts evaluated."""
-        return list(self.config["sampling"]["steps"])
-
-    @cached_property
-    def _stored(self) -> dict[int | str, dict[str, np.ndarray]]:
-        keys: list[int | str] = ["real", *self.steps]
-        return {
-            key: {k: v.numpy() for k, v in checkpoint.load(self.path / feature_file(key)).tensors.items()}
-            for key in keys
-        }
-
-    def statistic(self, metric: str, steps: int, drawn: np.ndarray) -> np.ndarray:
-        """One metric in each resample of generated samples: drawn [resamples, n] -> [resamples]."""
-        generated, real = self._stored[steps], self._stored["real"]
-        if metric == "fd":
-            return frechet.resampled(generated["features"], frechet.moments(real["features"]), drawn)
-        if metric == "agreement":
-            hits = (generated["predicted"] == generated["labels"]).astype(np.float64)
-            return np.asarray(drawn @ hits / drawn.sum(axis=1))
-        inside = self._inside(steps)
-        function = coverage.density if metric == "density" else coverage.coverage
-        return np.array([function(inside, row) for row in drawn])
-
-    def _inside(self, steps: int) -> np.ndarray:
-        stored = self._stored[steps]
-        if "inside" not in stored:
-            stored["inside"] = coverage.inside(self._stored["real"]["features"], stored["features"])
-        return stored["inside"]
-
-    @property
-    def metrics(self) -> list[str]:
-        """Metrics these features allow: no agreement without a classifier."""
-        return [m for m in HIGHER_IS_BETTER if m != "agreement" or "predicted" in self._stored[self.steps[0]]]
-
-    def resamples(self) -> np.ndarray:
-        """Resamples of sample ids; a function of seed and n, so that arms on the same ids share them."""
-        sampling = self.config["sampling"]
-        n = sampling["samples"]
-        draw = rng.generator(int(sampling["seed"]), "bootstrap/evaluate", n)
-        return draw.multinomial(n, np.full(n, 1.0 / n), size=RESAMPLES).astype(np.float64)
-
-    def estimate(self, metric: str, steps: int) -> Estimate:
-        """A metric with its interval, recentred on the estimate (resampling repeats samples and biases FD upwards)."""
-        n = self.config["sampling"]["samples"]
-        value = float(self.statistic(metric, steps, np.ones((1, n)))[0])
-        again = self.statistic(metric, steps, self.resamples())
-        top = 1.0 if metric in ("coverage", "agreement") else np.inf
-        low, high = np.clip(np.quantile(again - again.mean() + value, [0.025, 0.975]), 0.0, top)
-        return Estimate(value, float(low), float(high), n)
-
-    def difference(self, other: Evaluation, metric: str, steps: int) -> Estimate:
-        """self - other, paired by sample id.
-
-        Raises:
-            InputError: the two protocols differ; the message says in what.
-        """
-        mine, theirs = self.protocol(steps), other.protocol(steps)
-        unlike = [key for key in mine if key != "model" and mine[key] != theirs[key]]
-        if unlike:
-            raise InputError(
-                f"{self.path} and {other.path} differ in {unlike[0]}: {mine[unlike[0]]} and {theirs[unlike[0]]}"
-            )
-        n, drawn = self.config["sampling"]["samples"], self.resamples()
-        ones = np.ones((1, n))
-        value = float((self.statistic(metric, steps, ones) - other.statistic(metric, steps, ones))[0])
-        again = self.statistic(metric, steps, drawn) - other.statistic(metric, steps, drawn)
-        low, high = np.quantile(again - again.mean() + value, [0.025, 0.975])
-        return Estimate(value, float(low), float(high), n)
-
-    def protocol(self, steps: int) -> dict[str, Any]:
-        """What a number depends on."""
-        sampling = self.config["sampling"]
-        return {
-            "model": self.config["model"],
-            "n": sampling["samples"],
-            "n_real": self.facts["n_real"],
-            "steps": steps,
-            "nfe": self.facts["nfe"][str(steps)],
-            "sampler": sampling["sampler"],
-            "guidance": sampling["guidance"],
-            "seed": sampling["seed"],
-            "features": self.facts["features"],
-            "reference": self.facts["reference"],
-            "quantiser": self.facts["quantiser"],
-            "labels": self.facts["labels"],
-        }
-
-    def result(self) -> dict[str, Any]:
-        """Metrics with intervals and protocol: of the most steps, and of every step count."""
-        by_steps = {
-            str(steps): {
-                "metrics": {metric: canonical(self.estimate(metric, steps)) for metric in self.metrics},
-                "protocol": self.protocol(steps),
-                "memorisation": self.facts["memorisation"][str(steps)],
-            }
-            for steps in self.steps
-        }
-        return {**by_steps[str(max(self.steps))], "by_steps": by_steps}
-
-
-def feature_file(key: int | str) -> str:
-    """File of the features of one step count, or of the real images."""
-    return f"features/{key:05d}.safetensors" if isinstance(key, int) else f"features/{key}.safetensors"
 
 
 def evaluate(
@@ -232,6 +86,9 @@ def evaluate(
     if data.shape != model.shape:
         raise InputError(f"'{data.name}' has items of shape {data.shape}, the model makes {model.shape}")
     train, held = data.split(heldout)
+    _equal_n(sampling.samples, held)
+    SAMPLERS.get(sampling.sampler)
+    guided(model, sampling.guidance)
     config = {
         "model": model_id or {"name": model.name},
         "data": {"name": data.name, "sha256": data.fingerprint, "heldout": heldout},
@@ -262,7 +119,7 @@ def evaluate(
         done += len(ids) * steps
         memorisation[str(steps)] = checkpoint.load(path).metadata["memorisation"]
     facts = {
-        **_facts(features, held, len(real), data.pixels),
+        **_facts(features, held, len(real), data.pixels, model.classes > 0 and data.classes > 0),
         "nfe": {
             str(s): sampler(sampling.sampler).network_calls(guided(model, sampling.guidance), s) for s in sampling.steps
         },
@@ -294,6 +151,7 @@ def _samples(
             method=sampling.sampler,
             guidance=sampling.guidance,
             seed=sampling.seed,
+            shift=sampling.shift,
             progress=report,
         )
     return dequantise(quantise(states)) if pixels else states
@@ -351,10 +209,11 @@ def evaluate_file(
     made = open_data(file)
     if made.shape != data.shape:
         raise InputError(f"{file} has samples of shape {made.shape}, '{data.name}' items of shape {data.shape}")
-    stamp = file.with_suffix(".json")
+    stamp = file.with_name(file.name + ".json")
     told = read_json(stamp) if stamp.exists() else {}
     steps = int(told.get("steps", 0))
     train, held = data.split(heldout)
+    _equal_n(len(made), held)
     config = {
         "model": told.get("model", {"name": file.stem}),
         "file_sha256": file_sha256(file),
@@ -366,6 +225,7 @@ def evaluate_file(
             "sampler": told.get("sampler", "unknown"),
             "guidance": told.get("guidance", 1.0),
             "seed": told.get("seed", 0),
+            "shift": told.get("shift", 1.0),
         },
     }
     folder = RunFolder(out, "evaluate", config)
@@ -375,7 +235,8 @@ def evaluate_file(
     _store(folder.path / feature_file("real"), features, real.data, real.labels.numpy())
     _store(folder.path / feature_file(steps), features, made.data, made.labels.numpy())
     facts = {
-        **_facts(features, held, len(real), data.pixels),
+        **_facts(features, held, len(real), data.pixels, made.classes > 0),
+        **({} if "labels" not in told else {"labels": told["labels"]}),
         "nfe": {str(steps): int(told.get("nfe", 0))},
         "memorisation": {str(steps): nearest_ratio(made.data, held.data, train.data)},
     }
@@ -384,12 +245,22 @@ def evaluate_file(
     return Evaluation.load(folder.path)
 
 
-def _facts(features: Features, held: ImageSet, n_real: int, pixels: bool) -> dict[str, Any]:
+def _equal_n(samples: int, held: ImageSet) -> None:
+    """Both sides of a distance have the same n."""
+    if samples > len(held):
+        raise InputError(
+            f"{samples} samples but only {len(held)} held-out images: both sides need the same n; "
+            f"ask for at most {len(held)} samples or hold out more"
+        )
+
+
+def _facts(features: Features, held: ImageSet, n_real: int, pixels: bool, labelled: bool) -> dict[str, Any]:
     """What every number of an evaluation depends on, beside how the samples were made."""
     return {
         "n_real": n_real,
         "features": {"name": features.name, "sha256": features.sha256, "heldout_accuracy": features.heldout_accuracy},
         "reference": {"name": held.name, "sha256": held.fingerprint},
         "quantiser": "uint8, round half up" if pixels else "none",
-        "labels": "balanced: sample i has class i mod classes",
+        "labelled": labelled,
+        "labels": "balanced: sample i has class i mod classes" if labelled else "none",
     }

@@ -24,7 +24,7 @@ class Features:
         name: of the distance, such as FD-mnist; never FID.
         sha256: of its weights; None when it has none.
         net: the classifier, None for raw pixels.
-        heldout_accuracy: of the classifier on real held-out data; the ceiling of label agreement.
+        heldout_accuracy: of the classifier on real held-out data; for comparison with label agreement.
     """
 
     name: str

@@ -26,15 +26,16 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 """Every member of the file carries this date, so that equal samples make equal bytes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """How samples are made: number, intervals, sampler, guidance, seed, samples a shard."""
+    """How samples are made: number, intervals, sampler, guidance, seed, warp of the grid, samples a shard."""
 
     n: int
     steps: int = 50
     sampler: str = "euler"
     guidance: float = 1.0
     seed: int = 0
+    shift: float = 1.0
     shard: int = 64
 
     def __post_init__(self) -> None:
@@ -89,7 +90,7 @@ def sample(
         "quantiser": "uint8, round half up" if pixels else "none",
         "labels": "balanced: sample i has class i mod classes",
     }
-    stamp = file.with_suffix(".json")
+    stamp = file.with_name(file.name + ".json")
     if file.exists():
         if not stamp.exists() or read_json(stamp) != canonical(protocol):
             raise InputError(f"{file} exists and was made by another command; choose another name")
@@ -107,6 +108,7 @@ def sample(
                 method=config.sampler,
                 guidance=config.guidance,
                 seed=config.seed,
+                shift=config.shift,
                 batch_size=config.shard,
             )
             checkpoint.save(path, {"states": states}, {})

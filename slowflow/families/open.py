@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from slowflow import rng
@@ -52,14 +54,41 @@ def _families_that_fit(path: Path, tried: str) -> list[str]:
     return [entry.name for entry in FAMILIES if entry.name != tried and entry.value.fits(names)]
 
 
-def identity(opened: Opened, spec: str | Path) -> dict[str, Any]:
-    """What identifies a model in a configuration: name and hash, no path (folders may move)."""
-    return {
-        "name": opened.model.name,
-        "spec": Path(str(spec)).name,
-        "sha256": opened.sha256,
-        "settings": opened.settings,
+def identity(model: FlowModel, **more: Any) -> dict[str, Any]:
+    """What identifies a model in a configuration: conventions, weights and dtype, no path (folders may move).
+
+    A network whose weights cannot be seen (a plain function) is identified by what it answers on fixed states; answers
+    are rounded, because they may differ in the last digits between machines.
+    """
+    digest, seen = hashlib.sha256(), 0
+    for name, tensor in sorted(model.net.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        seen += tensor.numel()
+    if not seen:
+        digest.update(_answers(model).tobytes())
+    times = model.label(torch.tensor([0.0, 0.25, 1.0], dtype=torch.float64)).double().tolist()
+    conventions = {
+        "interpolant": model.interpolant.name,
+        "prediction": model.prediction,
+        "sign": model.sign,
+        "label": times,
+        "shape": list(model.shape),
+        "classes": model.classes,
+        "null": model.null,
+        "t_max": model.t_max,
+        "dtype": str(model.dtype).removeprefix("torch."),
     }
+    return {"name": model.name, "weights_sha256": digest.hexdigest(), "conventions": conventions, **more}
+
+
+@torch.no_grad()
+def _answers(model: FlowModel) -> np.ndarray:
+    """The network's output on four fixed states, to three significant digits."""
+    state = torch.from_numpy(rng.normal(0, "identity", range(4), model.shape)).to(model.device)
+    t = torch.linspace(0.1, 0.9, 4, dtype=torch.float64, device=model.device)
+    out = model.raw(state, t, torch.zeros(4, dtype=torch.int64, device=model.device)).double().cpu().numpy()
+    scale = 10.0 ** np.floor(np.log10(np.abs(out) + 1e-30) - 2)
+    return np.asarray(np.round(out / scale) * scale, dtype=np.float32)
 
 
 @torch.no_grad()

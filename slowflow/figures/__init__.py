@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from slowflow.figures.base import FIGURES, Figure, as_svg, save
+from slowflow.figures.base import FIGURES, Figure, save
 
-__all__ = ["FIGURES", "Figure", "as_svg", "save"]
+__all__ = ["FIGURES", "Figure", "save"]

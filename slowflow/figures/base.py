@@ -69,15 +69,14 @@ def rendered(figure: Figure, table: pd.DataFrame, suffix: str) -> bytes:
 
 
 def save(figure: Figure, result: RunResult, path: str | Path) -> Path:
-    """Write the figure, and its table as CSV beside it; the suffix of `path` decides the format."""
+    """Write the figure, and its table as CSV beside it; the suffix of `path` decides the format.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
     path = Path(path)
     table = figure.data(result)
     atomic.write_bytes(path, rendered(figure, table, path.suffix.lstrip(".").lower()))
     columns = [c for c in table.columns if table[c].map(np.isscalar).all()]
-    atomic.write_text(path.with_suffix(".csv"), table[columns].to_csv(index=False))
+    safe = table[columns].map(lambda cell: f"'{cell}" if str(cell)[:1] in "=+@" and isinstance(cell, str) else cell)
+    atomic.write_text(path.with_suffix(".csv"), safe.to_csv(index=False))
     return path
-
-
-def as_svg(figure: Figure, table: pd.DataFrame) -> str:
-    """The figure as SVG text, for pages."""
-    return rendered(figure, table, "svg").decode("utf-8")

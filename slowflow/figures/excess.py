@@ -16,7 +16,7 @@ COLOUR = {"genuine": ORANGE, "exact": KIND["exact"], "coarse": KIND["coarse"]}
 def data(result: RunResult) -> pd.DataFrame:
     """reference, null, t, excess, low, high of the first arm."""
     found = result.measured
-    nulls = [kind for kind in found.kinds() if kind not in ("model", "coarse")]
+    nulls = [kind for kind in found.kinds() if kind in ("genuine", "exact")]
     if not nulls:
         raise InputError(f"{result.path} was measured without nulls, so there is no excess")
     frames = []

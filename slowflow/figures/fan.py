@@ -16,7 +16,7 @@ def data(result: RunResult) -> pd.DataFrame:
     rows = []
     for reference in found.references:
         table = found.summary(reference)
-        for kind in found.kinds():
+        for kind in [kind for kind in found.kinds() if kind != "seen"]:
             columns = {"mean": f"m_{kind}", "q05": f"m_{kind}_q05", "q95": f"m_{kind}_q95"}
             rows.append({"reference": reference, "kind": kind, "t": 0.0, "mean": 0.0, "q05": 0.0, "q95": 0.0})
             for _, row in table.iterrows():

@@ -15,6 +15,7 @@ MEANING = {
     "spread": "spread over genuine states",
     "excess_exact": "excess over a perfect model",
     "excess_coarse": "excess over a perfect model, same steps",
+    "floor": "what the instrument makes by itself",
 }
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from slowflow.errors import InputError
-from slowflow.evaluating.engine import HIGHER_IS_BETTER
+from slowflow.evaluating.evaluation import HIGHER_IS_BETTER
 from slowflow.figures.base import FIGURES, Figure
 from slowflow.figures.style import INK, ROLE
 from slowflow.results import RunResult

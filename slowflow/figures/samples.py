@@ -76,7 +76,7 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
 def alt(table: pd.DataFrame) -> str:
     """What is in the panels."""
     return (
-        f"Grids of unguided samples at {table['steps'].iloc[0]} steps, the same noise in every grid: "
+        f"Grids of samples at {table['steps'].iloc[0]} steps, the same noise in every grid: "
         + "; ".join(table["title"])
         + "."
     )
@@ -85,7 +85,10 @@ def alt(table: pd.DataFrame) -> str:
 FIGURES.register("samples", summary="grids of samples, the same noise for every arm", source="SlowFlow")(
     Figure(
         title="What do the samples look like?",
-        caption="Column = class, same starting noise in the same cell of every grid; not selected.",
+        caption=(
+            "The first samples by id, not selected: the same starting noise in the same cell of every grid, "
+            "class = id modulo the number of classes."
+        ),
         data=data,
         draw=draw,
         panels=lambda table: (len(table), 3.6, 3.9),

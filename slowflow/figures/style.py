@@ -15,6 +15,7 @@ KIND_NAME = {
     "genuine": "genuine states",
     "exact": "a perfect model",
     "coarse": "a perfect model, same steps",
+    "seen": "states of the bank",
 }
 ROLE = {"base": INK, "plain": BLUE, "mixflow": ORANGE, "other": GREEN}
 

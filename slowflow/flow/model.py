@@ -154,6 +154,10 @@ class FlowModel:
         if label.ndim == 0:
             label = label.expand(state.shape[0])
         out = first_output(self.net(state.to(self.dtype), label, cond), self.shape[0])
+        if out.shape != state.shape:
+            raise InputError(
+                f"'{self.name}' returned shape {tuple(out.shape)} for states of shape {tuple(state.shape)}"
+            )
         return out if self.sign == 1.0 else self.sign * out
 
     def target(self, noise: Tensor, data: Tensor, t: Float[Tensor, "..."]) -> Tensor:

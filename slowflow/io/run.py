@@ -88,6 +88,8 @@ class RunFolder:
                 raise ConfigMismatchError(f"{self.path} is not empty and holds no SlowFlow run; choose another folder")
             atomic.write_json(stored, self.config)
         self._drop_damaged()
+        for leftover in self.path.rglob(".*.part"):
+            leftover.unlink(missing_ok=True)
 
     def _drop_damaged(self) -> None:
         """A finished run with a damaged file becomes an unfinished one without it, so that it is made again."""
@@ -149,4 +151,9 @@ def verify(path: str | Path) -> list[str]:
     """Names of files that are missing or differ from the hash in the manifest; empty when all is well."""
     path = Path(path)
     files: dict[str, str] = read_json(path / "manifest.json").get("files", {})
+    outside = [name for name in files if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        raise InputError(
+            f"{path}: the manifest names '{outside[0]}', which lies outside the run folder; it is not ours"
+        )
     return [name for name, sha in files.items() if not (path / name).is_file() or file_sha256(path / name) != sha]

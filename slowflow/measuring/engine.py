@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from slowflow.data.bank import Bank
+from slowflow.data.bank import LARGEST, Bank
 from slowflow.data.images import ImageSet
 from slowflow.errors import DataError, InputError
 from slowflow.flow.guidance import guided
@@ -69,7 +69,12 @@ def measure(
     for name in probe.names:
         REFERENCES.get(name)
     guided(model, probe.guidance)
-    engine = search.backend(probe.backend)
+    if "level" in probe.names and np.prod(model.shape) > LARGEST:
+        raise InputError(
+            f"states of {np.prod(model.shape):,} dimensions are too large for the reference 'level' (at most {LARGEST:,}); "
+            "name the others: --reference own --reference nearest"
+        )
+    engine = search.backend(probe.backend, model.interpolant)
     config = {
         "model": model_id or {"name": model.name},
         "data": {"name": data.name, "sha256": data.fingerprint, "heldout": heldout},
@@ -78,7 +83,7 @@ def measure(
     folder = RunFolder(out, "measure", config)
     if folder.finished:
         return Measurement.load(folder.path)
-    source, bank = Source(model, held, probe), Bank.of(bank_set, conditional=model.classes > 0)
+    source, bank = Source(model, held, bank_set, probe), Bank.of(bank_set, conditional=model.classes > 0)
     model.net.eval()
     names = []
     plan = list(_plan(source, probe))
@@ -96,6 +101,8 @@ def measure(
     facts = {
         "nfe": {str(steps): nfe(model, probe, steps) for steps in probe.grids},
         "backend": engine,
+        "device": model.device.type,
+        "dtype": str(model.dtype).removeprefix("torch."),
         "bank": {"name": bank.name, "n": len(bank), "sha256": bank.fingerprint},
         "heldout": {"name": held.name, "n": len(held), "sha256": held.fingerprint},
         "shape": list(model.shape),
@@ -116,8 +123,6 @@ def config_of(folder: RunFolder) -> dict[str, Any]:
 def _split(model: FlowModel, data: ImageSet, heldout: float) -> tuple[ImageSet, ImageSet]:
     if data.shape != model.shape:
         raise InputError(f"'{data.name}' has items of shape {data.shape}, the model makes {model.shape}")
-    if not 0.0 < heldout < 1.0:
-        raise InputError(f"heldout is {heldout}, expected a share between 0 and 1")
     if model.classes:
         missing = sorted(set(range(model.classes)) - set(data.labels.unique().tolist()))
         if missing:
@@ -153,7 +158,7 @@ def _write_shard(
         tensors[f"{name}/residual"] = torch.from_numpy(found.residual)
         tensors[f"{name}/boundary"] = torch.from_numpy(found.boundary)
         tensors[f"{name}/index"] = torch.from_numpy(found.index.astype(np.int32))
-        facts[name] = {"certified": found.certified, **_agreement(name, batch, bank, found.index)}
+        facts[name] = {"certified": found.certified, **_agreement(name, batch, bank, found.index, engine)}
     if keep:
         tensors["final"] = torch.from_numpy(batch.endpoint.astype(np.float32))
         kept = ids < KEPT
@@ -161,10 +166,10 @@ def _write_shard(
     checkpoint.save(path, tensors, {"search": facts})
 
 
-def _agreement(name: str, batch: Trajectories, bank: Bank, index: np.ndarray) -> dict[str, float]:
-    """Share of a subsample on which every search engine that works here picks the same image."""
-    reference = REFERENCES.get(name)
-    if name != "nearest" or len(search.backends()) < 2:
+def _agreement(name: str, batch: Trajectories, bank: Bank, index: np.ndarray, engine: str) -> dict[str, float]:
+    """Share of a subsample on which the other search engine picks the same image, where there is another."""
+    others = [other for other in search.backends() if other != engine]
+    if name != "nearest" or not others or not batch.path.straight:
         return {}
     few = Trajectories(
         batch.states[:CHECKED],
@@ -174,9 +179,8 @@ def _agreement(name: str, batch: Trajectories, bank: Bank, index: np.ndarray) ->
         batch.grid,
         batch.path,
     )
-    answers = [reference.assign(few, bank, engine).index for engine in search.backends()]
-    same = np.mean([np.mean(a == index[:CHECKED]) for a in answers])
-    return {"agreement": float(same), "checked": float(index[:CHECKED].size)}
+    again = REFERENCES.get(name).assign(few, bank, others[0]).index
+    return {"agreement": float(np.mean(again == index[:CHECKED])), "checked": float(again.size)}
 
 
 def _search_facts(paths: list[Path]) -> dict[str, dict[str, float]]:

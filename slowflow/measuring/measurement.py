@@ -142,7 +142,7 @@ class Measurement:
         resampled = {}
         for kind, one in slack.items():
             # kinds on the same noise share their resamples, so that their difference is a paired one
-            purpose = kind if kind == "genuine" or len(one.m) != len(slack["model"].m) else "model"
+            purpose = kind if kind in ("genuine", "seen") or len(one.m) != len(slack["model"].m) else "model"
             resampled[kind] = mean_curve(one.m, weights(len(one.m), RESAMPLES, seed, purpose))
             table[f"m_{kind}"] = one.m.mean(axis=0)
             table[f"m_{kind}_low"], table[f"m_{kind}_high"] = interval(resampled[kind])
@@ -163,7 +163,13 @@ class Measurement:
         return pd.DataFrame(table)
 
     def suggest(self, reference: str | None = None) -> GammaFit:
-        """gamma by every estimator, the recommended one, and a verdict."""
+        """gamma by every estimator, the recommended one, and a verdict.
+
+        Raises:
+            InputError: the reference was not measured.
+        """
+        if reference is not None and reference not in self.references:
+            raise InputError(f"{self.path} was not measured under '{reference}' (it has {', '.join(self.references)})")
         fit = gamma.fit(
             {name: self.slack(name) for name in self.references},
             band_reference=reference or self.band_reference,
@@ -198,6 +204,8 @@ class Measurement:
             "shift": probe["shift"],
             "interpolant": self.facts["interpolant"],
             "backend": self.facts["backend"],
+            "device": self.facts["device"],
+            "dtype": self.facts["dtype"],
             "bank": self.facts["bank"],
             "heldout": self.facts["heldout"],
             "data": self.config["data"]["name"],

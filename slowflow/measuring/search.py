@@ -45,19 +45,21 @@ def backends() -> list[str]:
     return ["faiss", "torch"] if faiss is not None else ["torch"]
 
 
-def backend(name: str) -> str:
-    """`auto` becomes the preferred engine; anything else must exist.
+def backend(name: str, path: Interpolant) -> str:
+    """The engine that is used: `auto` takes the preferred one; curved paths are searched by matrix products.
 
     Raises:
-        InputError: unknown name, or FAISS was asked for and is not installed.
+        InputError: unknown name, or FAISS was asked for and is not installed or the path is curved.
     """
-    if name == "auto":
-        return backends()[0]
-    if name not in ("faiss", "torch"):
+    if name not in ("auto", "faiss", "torch"):
         raise InputError(f"unknown search backend '{name}' (known: auto, faiss, torch)")
-    if name not in backends():
+    if name == "faiss" and "faiss" not in backends():
         raise InputError("the backend 'faiss' was asked for but FAISS is not installed: pip install 'slowflow[cpu]'")
-    return name
+    if name == "faiss" and not path.straight:
+        raise InputError(
+            f"the backend 'faiss' searches straight paths only; '{path.name}' is curved, use auto or torch"
+        )
+    return ("torch" if not path.straight else backends()[0]) if name == "auto" else name
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def nearest(state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interp
     """
     if state.shape != noise.shape or state.shape[1] != rows.shape[1]:
         raise InputError(f"states {state.shape}, noise {noise.shape} and bank {rows.shape} do not match")
-    if backend(engine) == "torch" or not path.straight:
+    if backend(engine, path) == "torch":
         return _decide(state, noise, rows, path, _matrix_shortlist(state, noise, rows, path), 1.0)
     shortlist, certified = _faiss_shortlist(state, noise, rows, path)
     doubtful = np.flatnonzero(~certified)

@@ -21,6 +21,7 @@ from slowflow.flow.samplers.heun import Heun
 from slowflow.measuring.references import Trajectories
 from slowflow.records import Probe
 
+CPU = torch.device("cpu")
 FINE = 100
 """The perfect model is solved with Heun on at least this many intervals."""
 
@@ -32,36 +33,41 @@ class Source:
     Args:
         model: the checkpoint under test.
         heldout: real data that is neither in the bank nor trained on; genuine states and the perfect model use it.
+        seen: the data of the bank.
         probe: the settings.
     """
 
     model: FlowModel
     heldout: ImageSet
+    seen: ImageSet
     probe: Probe
 
     def ids(self, kind: str) -> np.ndarray:
-        """Sample ids of a kind: genuine states are as many as there are held-out data, each used once."""
+        """Sample ids of a kind: states of real images are as many as there are images, each used once."""
         ids = np.arange(self.probe.samples)
-        if kind != "genuine":
+        if kind not in ("genuine", "seen"):
             return ids
-        counts = np.bincount(self._classes_of_heldout(), minlength=max(self.model.classes, 1))
+        counts = np.bincount(self._classes_of(self._real(kind)), minlength=max(self.model.classes, 1))
         usable = ids[ids // max(self.model.classes, 1) < counts[labels_of(ids, self.model.classes)]]
         if len(usable) < 2:
-            raise InputError(f"'{self.heldout.name}' holds too few images for a genuine null; at least 2 are needed")
+            raise InputError(f"'{self._real(kind).name}' holds too few images for a null; at least 2 are needed")
         return usable
 
-    def _classes_of_heldout(self) -> np.ndarray:
-        labels = self.heldout.labels.numpy()
+    def _real(self, kind: str) -> ImageSet:
+        return self.seen if kind == "seen" else self.heldout
+
+    def _classes_of(self, images: ImageSet) -> np.ndarray:
+        labels = images.labels.numpy()
         return labels if self.model.classes else np.zeros_like(labels)
 
     def make(self, kind: str, ids: np.ndarray, steps: int) -> Trajectories:
         """Trajectories of the given samples on the grid with this many intervals."""
         grid = uniform_grid(steps, end=self.model.t_max, shift=self.probe.shift)
-        if kind == "genuine":
-            return self._genuine(ids, grid)
+        if kind in ("genuine", "seen"):
+            return self._interpolated(kind, ids, grid)
         if kind == "model":
             field: Predictor = guided(self.model, self.probe.guidance)
-            return self._sampled(field, sampler(self.probe.sampler), ids, grid, every=1)
+            return self._sampled(field, sampler(self.probe.sampler), ids, grid, every=1, device=self.model.device)
         # the field of single images is infinite at t = 1, so a last step is never corrected there
         heun, perfect = Heun(last_euler=True), self.perfect()
         if kind == "coarse":
@@ -73,25 +79,34 @@ class Source:
 
     def perfect(self) -> ExactMixture:
         """The exact flow of the held-out images: its states have the law of genuine states, at every time."""
-        labels = torch.from_numpy(self._classes_of_heldout())
+        labels = torch.from_numpy(self._classes_of(self.heldout))
         data = self.heldout.data.to(torch.float64)
         return ExactMixture(data, labels, 0.0, self.model.interpolant, t_max=self.model.t_max)
 
-    def _genuine(self, ids: np.ndarray, grid: Tensor) -> Trajectories:
+    def _interpolated(self, kind: str, ids: np.ndarray, grid: Tensor) -> Trajectories:
+        images = self._real(kind)
         labels, classes = labels_of(ids, self.model.classes), max(self.model.classes, 1)
         rows = np.empty(len(ids), dtype=np.int64)
         for label in np.unique(labels):
-            own = np.flatnonzero(self._classes_of_heldout() == label)
-            order = own[rng.permutation(self.probe.seed, "genuine", len(own), int(label))]
+            own = np.flatnonzero(self._classes_of(images) == label)
+            order = own[rng.permutation(self.probe.seed, kind, len(own), int(label))]
             rows[labels == label] = order[ids[labels == label] // classes]
-        data = self.heldout.data[torch.from_numpy(rows)].to(torch.float64)
-        noise = torch.from_numpy(rng.normal(self.probe.seed, "genuine/noise", ids.tolist(), self.model.shape))
+        data = images.data[torch.from_numpy(rows)].to(torch.float64)
+        noise = torch.from_numpy(rng.normal(self.probe.seed, f"{kind}/noise", ids.tolist(), self.model.shape))
         states = torch.stack([self.model.interpolant.state(noise, data, t) for t in grid[1:]], dim=1)
         return self._record(states, noise, data, labels, grid)
 
     @torch.no_grad()
-    def _sampled(self, field: Predictor, method: Sampler, ids: np.ndarray, grid: Tensor, every: int) -> Trajectories:
-        labels, device = labels_of(ids, self.model.classes), self.model.device
+    def _sampled(
+        self,
+        field: Predictor,
+        method: Sampler,
+        ids: np.ndarray,
+        grid: Tensor,
+        every: int,
+        device: torch.device = CPU,
+    ) -> Trajectories:
+        labels = labels_of(ids, self.model.classes)
         noise = noise_of(self.probe.seed, ids, self.model.shape)
         start, cond = noise.to(device, state_dtype(device)), torch.from_numpy(labels).to(device)
         fresh = fresh_noise(self.probe.seed, ids, self.model.shape)

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from slowflow.errors import InputError
-from slowflow.evaluating.engine import HIGHER_IS_BETTER, Evaluation
+from slowflow.evaluating.evaluation import HIGHER_IS_BETTER, Evaluation
 from slowflow.figures import FIGURES
 from slowflow.figures.base import rendered
 from slowflow.reporting import text
@@ -106,17 +106,17 @@ def lag_rows(result: RunResult) -> list[dict[str, Any]]:
 
 
 def comparison_rows(result: RunResult) -> list[dict[str, Any]]:
-    """MixFlow against plain of the same length, every metric, every step count."""
+    """MixFlow against plain of the same length, and against the start: every metric, every step count."""
     rows = []
     for mixed, control in text.pairs(result):
-        if not {mixed.name, control.name} <= result.evaluations.keys():
-            continue
-        for steps in result.evaluations[mixed.name].steps:
-            found = text.changes(result, mixed, control, steps)
-            cells = [{"text": text.signed(c.estimate, 2 if c.metric == "fd" else 3), "word": c.word} for c in found]
-            rows.append(
-                {"pair": f"{mixed.title} − plain", "steps": steps, "labels": [c.label for c in found], "cells": cells}
-            )
+        for other in (control, result.base):
+            if not {mixed.name, other.name} <= result.evaluations.keys():
+                continue
+            for steps in result.evaluations[mixed.name].steps:
+                found = text.changes(result, mixed, other, steps)
+                cells = [{"text": text.signed(c.estimate, 2 if c.metric == "fd" else 3), "word": c.word} for c in found]
+                pair = f"{mixed.title} − {'plain' if other is control else other.title}"
+                rows.append({"pair": pair, "steps": steps, "labels": [c.label for c in found], "cells": cells})
     return rows
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slowflow.evaluating.engine import HIGHER_IS_BETTER
+from slowflow.evaluating.evaluation import HIGHER_IS_BETTER
 from slowflow.records import Estimate
 from slowflow.results import Arm, RunResult, lag_change
 
@@ -16,7 +16,7 @@ HEADLINE = {
     "fast": "Generated states run ahead of the ground truth",
 }
 ADVICE = {
-    "none detectable": "No correction is needed on this evidence; more samples would narrow the intervals.",
+    "none detectable": "Nothing here calls for a correction; more samples would narrow the intervals.",
     "detected": "A correction is worth trying; compare it with plain training of the same length before shipping it.",
     "steps dominate": "Use more steps or Heun first; post-training would treat the wrong cause.",
     "off path": "No single time describes these states; look at the samples and the residual before correcting anything.",
@@ -114,37 +114,40 @@ def remedy_finding(result: RunResult) -> Finding:
     numbers = "; ".join(f"{c.label} {signed(c.estimate, 2 if c.metric == 'fd' else 3)} {c.word}" for c in found)
     numbers = f"MixFlow with gamma {mixed.gamma:.2f} minus plain, {steps} sampling steps: {numbers}."
     if {mixed.name, control.name} <= result.measurements.keys():
-        change = lag_change(result, control.name, mixed.name)
+        change = lag_change(result.measurements[control.name], result.measurements[mixed.name])
         word = "no significant change" if not change.excludes(0.0) else "faster" if change.value < 0 else "slower"
         numbers += f" Slack of the states, in units of gamma: {signed(change, 3)} {word}."
     return Finding(f"MixFlow left the samples {_verdict(found)} {against}.", numbers)
 
 
 def _verdict(found: list[Change]) -> str:
-    """`closer to the real ones, ...`: distance first, then what moved in fidelity and coverage."""
+    """`closer to the real ones (worse in coverage)`: distance first, then what moved in fidelity and coverage."""
     words = {c.metric: c.word for c in found}
-    overall = {"better": "closer to the real ones", "worse": "further from the real ones"}.get(
-        words["fd"], "no closer to the real ones"
-    )
+    overall = {"better": "closer to the real ones", "worse": "further from the real ones"}
     named = {"density": "fidelity", "coverage": "coverage", "agreement": "label agreement"}
-    moved = [
-        f"{words[m]} in {named[m]}" for m in ("density", "coverage", "agreement") if words.get(m, "no")[:2] != "no"
-    ]
-    return f"{overall} ({', '.join(moved)})" if moved else overall
+    moved = [f"{words[m]} in {named[m]}" for m in named if words.get(m) in overall]
+    distance = overall.get(words["fd"], "no measurably nearer to or further from the real ones")
+    return f"{distance} ({', '.join(moved)})" if moved else distance
 
 
 def advice(result: RunResult) -> str:
-    """What to do next, in one sentence."""
+    """What to do next, in one sentence: MixFlow has to beat both its control and the model it started from."""
     if not result.measurements:
         return "Measure the model first."
-    matched = pairs(result)
-    if matched and result.evaluations:
-        words = {c.metric: c.word for c in changes(result, *matched[0], main_steps(result))}
-        if words["fd"] == "worse":
-            return (
-                "Do not ship this MixFlow model: at this length and gamma it moved the samples away from the real ones."
-            )
-        if words["fd"] == "better":
-            return "The MixFlow model is the better one on this evidence; confirm with more samples and another seed."
-        return "There is no reason to prefer the MixFlow model over plain training on this evidence."
-    return ADVICE[result.fit.verdict]
+    matched = [pair for pair in pairs(result) if {arm.name for arm in pair} <= result.evaluations.keys()]
+    if not matched or result.base.name not in result.evaluations:
+        return ADVICE[result.fit.verdict]
+    mixed, control = matched[0]
+    steps = main_steps(result)
+    words = [{c.metric: c.word for c in changes(result, mixed, other, steps)}["fd"] for other in (control, result.base)]
+    if words == ["better", "better"]:
+        return (
+            "The MixFlow model is the better one on this evidence; confirm with more samples and another training seed."
+        )
+    if words[1] == "worse":
+        return "Do not ship this MixFlow model: it is further from the real images than the model it started from."
+    if words[0] == "worse":
+        return "Prefer plain training of the same length: it ends nearer to the real images than MixFlow does."
+    if words[0] == "better":
+        return "MixFlow beats plain training of the same length, but is not measurably better than the model it started from."
+    return "There is no reason to prefer the MixFlow model over plain training on this evidence."

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from slowflow.config import canonical
 from slowflow.data.images import ImageSet
@@ -67,7 +69,10 @@ def post_train(
         The post-trained model with its averaged weights.
     """
     check_data(model, data)
-    described = {"remedy": remedy_name(remedy), **canonical(remedy)}
+    if model.dtype not in (torch.float32, torch.float64):
+        raise InputError(f"weights in {model.dtype} are too coarse to be trained; open the model in float32")
+    bound = replace(remedy, interpolant=model.interpolant.name, prediction=model.prediction)
+    described = {"remedy": remedy_name(remedy), **canonical(bound)}
     record = {
         "model": model_id or {"name": model.name},
         "data": {"name": data.name, "sha256": data.fingerprint, "heldout": heldout},

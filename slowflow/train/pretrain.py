@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from slowflow import rng
 from slowflow.config import from_mapping, read_toml
 from slowflow.data.images import ImageSet
@@ -70,12 +72,15 @@ def fresh_model(recipe: Recipe) -> FlowModel:
     return flow_model(net, path=recipe.interpolant, prediction=recipe.prediction, name=recipe.name)
 
 
-def pretrain(recipe: Recipe, out: str | Path, *, progress: Progress | None = None) -> Path:
+def pretrain(
+    recipe: Recipe, out: str | Path, *, device: torch.device | str = "cpu", progress: Progress | None = None
+) -> Path:
     """Train the recipe into the folder `out`, resuming when it is unfinished; returns the checkpoint's path."""
     model = fresh_model(recipe)
+    model.net.to(device)
     train_set, heldout = open_data(recipe.data.name, classes=recipe.model.classes).split(recipe.data.heldout)
     check_data(model, train_set)
-    folder = RunFolder(out, "pretrain", recipe)
+    folder = RunFolder(out, "pretrain", {"recipe": recipe, "data_sha256": train_set.fingerprint})
     weights = folder.path / "model.safetensors"
     if folder.finished:
         return weights

@@ -78,10 +78,11 @@ class TrainState:
                 parameter.copy_(stored.tensors[f"ema/{name}"])
             for name, buffer in self.net.named_buffers():
                 buffer.copy_(stored.tensors[f"buffer/{name}"])
+                self.ema_net.get_buffer(name).copy_(stored.tensors[f"buffer/{name}"])
         for name, parameter in self.parameters.items():
             self.optimizer.state[parameter] = {
                 "step": torch.tensor(float(self.step)),
-                **{moment: stored.tensors[f"{moment}/{name}"].clone() for moment in MOMENTS},
+                **{moment: stored.tensors[f"{moment}/{name}"].to(parameter.device, copy=True) for moment in MOMENTS},
             }
         self.losses = stored.tensors["losses"].tolist()
         self.validation = [(int(k), float(v)) for k, v in stored.tensors["validation"].tolist()]

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from slowflow.errors import InputError
-from slowflow.evaluating.coverage import coverage, density, inside
+from slowflow.evaluating import coverage as metrics
+from slowflow.evaluating.coverage import inside
+
+
+def density(hits, weights, neighbours=5):
+    return float(metrics.density(hits, weights[None], neighbours)[0])
+
+
+def coverage(hits, weights):
+    return float(metrics.coverage(hits, weights[None])[0])
+
 
 REAL = np.array([[0.0], [1.0], [3.0], [10.0]])  # with one neighbour the radii are 1, 1, 2 and 7
 

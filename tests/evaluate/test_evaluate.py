@@ -15,8 +15,9 @@ import torch
 from slowflow.data.images import ImageSet
 from slowflow.data.open import open_data
 from slowflow.errors import ConfigMismatchError, DataError, InputError
-from slowflow.evaluating import engine
-from slowflow.evaluating.engine import Evaluation, Sampling, evaluate, evaluate_file
+from slowflow.evaluating import engine, frechet
+from slowflow.evaluating.engine import Sampling, evaluate, evaluate_file
+from slowflow.evaluating.evaluation import Evaluation
 from slowflow.evaluating.features import Features, open_features
 from slowflow.evaluating.sampling import SampleConfig, sample
 from slowflow.flow.generate import final_states
@@ -61,7 +62,7 @@ def test_the_estimate_is_the_frechet_distance_of_the_samples(
     held = images.split(0.5)[1]
     rows = np.concatenate([np.flatnonzero(held.labels.numpy() == c)[:6] for c in range(10)])  # 60 of them, balanced
     a, b = levels.flatten(1).double().numpy(), held.data[rows].flatten(1).double().numpy()
-    found = engine.frechet.distance(engine.frechet.moments(a), engine.frechet.moments(b))
+    found = frechet.distance(frechet.moments(a), frechet.moments(b))
     assert finished.estimate("fd", 8).value == pytest.approx(found, rel=1e-5)  # pixels are float32
 
 
@@ -182,7 +183,7 @@ def test_the_reference_shows_every_class_whatever_the_order_of_the_data(
 def test_a_file_of_samples_is_evaluated_like_the_model_that_made_it(
     finished: Evaluation, tmp_path: Path, tiny_model: Factory, images: ImageSet
 ) -> None:
-    sample(tiny_model(), SampleConfig(60, steps=8), tmp_path / "made.npz")
+    sample(tiny_model(), SampleConfig(n=60, steps=8), tmp_path / "made.npz")
     found = evaluate_file(tmp_path / "made.npz", images, PIXELS, tmp_path / "run", heldout=0.5)
     assert found.steps == [8]
     for metric in finished.metrics:
@@ -213,7 +214,7 @@ def test_features_are_opened_by_name_or_refused() -> None:
 
 def test_equal_commands_write_equal_bytes(tmp_path: Path, tiny_model: Factory) -> None:
     for name in ("a.npz", "b.npz"):
-        sample(tiny_model(), SampleConfig(25, steps=3, shard=8), tmp_path / name)
+        sample(tiny_model(), SampleConfig(n=25, steps=3, shard=8), tmp_path / name)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     assert not (tmp_path / "a.npz.parts").exists()
     found = open_data(tmp_path / "a.npz")
@@ -221,7 +222,7 @@ def test_equal_commands_write_equal_bytes(tmp_path: Path, tiny_model: Factory) -
 
 
 def test_sampling_goes_on_from_its_parts(tmp_path: Path, tiny_model: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = SampleConfig(25, steps=3, shard=8)
+    config = SampleConfig(n=25, steps=3, shard=8)
     sample(tiny_model(), config, tmp_path / "whole.npz")
 
     def stop(done: int, total: int, note: str) -> None:
@@ -244,7 +245,7 @@ def test_sampling_goes_on_from_its_parts(tmp_path: Path, tiny_model: Factory, mo
 
 
 def test_another_command_on_the_same_file_is_refused(tmp_path: Path, tiny_model: Factory) -> None:
-    config = SampleConfig(10, steps=2)
+    config = SampleConfig(n=10, steps=2)
     first = sample(tiny_model(), config, tmp_path / "a.npz")
     assert sample(tiny_model(), config, tmp_path / "a.npz") == first
     with pytest.raises(InputError, match="made by another command"):
@@ -257,7 +258,7 @@ def test_another_command_on_the_same_file_is_refused(tmp_path: Path, tiny_model:
 
 
 def test_states_that_are_not_pixels_are_written_as_they_are(tmp_path: Path, tiny_model: Factory) -> None:
-    sample(tiny_model(), SampleConfig(5, steps=2), tmp_path / "states.npz", pixels=False)
+    sample(tiny_model(), SampleConfig(n=5, steps=2), tmp_path / "states.npz", pixels=False)
     with np.load(tmp_path / "states.npz") as file:
         np.testing.assert_array_equal(file["data"], final_states(tiny_model(), np.arange(5), steps=2).numpy())
 

@@ -68,7 +68,7 @@ def test_the_winning_image_is_in_the_class_of_the_state(finished: Measurement) -
 
 def test_the_summary_agrees_with_the_records(finished: Measurement) -> None:
     table = finished.summary("nearest")
-    kinds = ("genuine", "exact", "coarse")
+    kinds = ("genuine", "exact", "coarse", "seen")
     expected = {"t", "residual", "boundary", "norm_ratio"}
     for kind in KINDS:
         expected |= {f"m_{kind}{end}" for end in ("", "_low", "_high", "_q05", "_q50", "_q95")}

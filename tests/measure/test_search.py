@@ -55,17 +55,18 @@ def test_the_answer_does_not_depend_on_the_query_batch(engine: str, d: int, offs
             np.testing.assert_array_equal(part.closest.m, whole.closest.m[first:last])
 
 
-@pytest.mark.parametrize("path", ["linear", "gvp", "vp"])
+ENGINES = [("linear", "faiss"), ("linear", "torch"), ("gvp", "auto"), ("vp", "auto")]
+
+
 @pytest.mark.parametrize(("d", "offset"), [(64, 0.0), (784, 0.0), (64, 100.0)])
-def test_both_engines_name_the_same_row(path: str, d: int, offset: float) -> None:
-    state, noise, bank = problem(200, 300, d, seed=1, offset=offset, path=path)
-    ours, check = (search.nearest(state, noise, bank, interpolant(path), engine) for engine in ("faiss", "torch"))
+def test_both_engines_name_the_same_row(d: int, offset: float) -> None:
+    state, noise, bank = problem(200, 300, d, seed=1, offset=offset, path="linear")
+    ours, check = (search.nearest(state, noise, bank, LINE, engine) for engine in ("faiss", "torch"))
     np.testing.assert_array_equal(ours.index, check.index)
     np.testing.assert_array_equal(ours.closest.m, check.closest.m)
 
 
-@pytest.mark.parametrize("engine", ["faiss", "torch"])
-@pytest.mark.parametrize("name", ["linear", "gvp"])
+@pytest.mark.parametrize(("name", "engine"), ENGINES[:3])
 def test_a_brute_force_loop_finds_the_same_minimum(engine: str, name: str) -> None:
     path = interpolant(name)
     state, noise, bank = problem(30, 25, 6, seed=2, spread=0.3, path=name)
@@ -152,9 +153,8 @@ def test_a_certificate_is_never_wrong_close_to_the_noise(t: float) -> None:
         assert_sound(*close_call(1.0, t, 0.0, 5, 0.0, seed))
 
 
-@pytest.mark.parametrize("engine", ["faiss", "torch"])
+@pytest.mark.parametrize(("path", "engine"), ENGINES)
 @pytest.mark.parametrize("rows", [1, 3, 8])
-@pytest.mark.parametrize("path", ["linear", "gvp"])
 def test_small_banks_are_searched_whole(engine: str, rows: int, path: str) -> None:
     state, noise, bank = problem(10, rows, 16, seed=6, path=path)
     found = search.nearest(state, noise, bank, interpolant(path), engine)
@@ -221,12 +221,18 @@ def test_without_faiss_the_matrix_engine_does_everything(monkeypatch: pytest.Mon
     with_faiss = search.nearest(state, noise, bank, LINE, "faiss")
     monkeypatch.setattr("slowflow.measuring.search.faiss", None)
     assert search.backends() == ["torch"]
-    assert search.backend("auto") == "torch"
+    assert search.backend("auto", LINE) == "torch"
     np.testing.assert_array_equal(search.nearest(state, noise, bank, LINE, "auto").closest.m, with_faiss.closest.m)
     with pytest.raises(InputError, match=r"slowflow\[cpu\]"):
-        search.backend("faiss")
+        search.backend("faiss", LINE)
+
+
+def test_a_curved_path_is_searched_by_matrices_and_said_so() -> None:
+    assert search.backend("auto", interpolant("gvp")) == "torch"
+    with pytest.raises(InputError, match="straight paths only"):
+        search.backend("faiss", interpolant("vp"))
 
 
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(InputError, match="unknown search backend 'annoy'"):
-        search.backend("annoy")
+        search.backend("annoy", LINE)

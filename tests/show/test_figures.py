@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError
-from slowflow.figures import FIGURES, as_svg, save
+from slowflow.figures import FIGURES, save
 from slowflow.figures.base import FORMATS, canvas, rendered
 from slowflow.figures.samples import save_sheet, tile
 from slowflow.flow.generate import quantise
@@ -259,4 +259,4 @@ def test_two_runs_of_one_folder_name_are_both_shown(result: RunResult, tmp_path:
 def test_a_title_with_dollar_signs_is_text_and_not_mathematics(result: RunResult) -> None:
     arms = [replace(result.arms[0], title="run_$a_{$"), *result.arms[1:]]
     figure = FIGURES.get("quality")
-    assert as_svg(figure, figure.data(replace(result, arms=arms)))
+    assert rendered(figure, figure.data(replace(result, arms=arms)), "svg")

@@ -52,8 +52,6 @@ class Assigned:
 class Reference(Protocol):
     """Assigns a slowed timestep to every state."""
 
-    needs_bank: bool
-
     def assign(self, batch: Trajectories, bank: Bank | None, backend: str) -> Assigned:
         """The slowed timesteps of one batch."""
         ...

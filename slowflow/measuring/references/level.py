@@ -31,8 +31,6 @@ TILE = 4096
 class Level:
     """One likelihood a state on a grid of m, refined by a parabola."""
 
-    needs_bank = True
-
     def assign(self, batch: Trajectories, bank: Bank | None, backend: str) -> Assigned:
         """m of every state; `residual` is the misfit, 1 where the spectrum explains the energy."""
         if bank is None:

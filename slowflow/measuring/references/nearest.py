@@ -18,8 +18,6 @@ from slowflow.measuring.references.base import REFERENCES, Assigned, Trajectorie
 class NearestInBank:
     """Joint minimum over images of the class and over m."""
 
-    needs_bank = True
-
     def assign(self, batch: Trajectories, bank: Bank | None, backend: str) -> Assigned:
         """m and the winning image of every state."""
         if bank is None:

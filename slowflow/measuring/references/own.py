@@ -18,8 +18,6 @@ from slowflow.measuring.references.base import REFERENCES, Assigned, Trajectorie
 class Own:
     """Five inner products a state; no bank."""
 
-    needs_bank = False
-
     def assign(self, batch: Trajectories, bank: Bank | None, backend: str) -> Assigned:
         """m on the trajectory's own chord."""
         n, times, d = batch.states.shape
