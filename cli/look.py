@@ -125,22 +125,14 @@ def check(
     opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
     from slowflow.cards import cards
     from slowflow.data.open import open_data
-    from slowflow.families.open import direction_losses
+    from slowflow.families.open import direction_test
 
     bundled = {c.name: c for c in cards("model")}
     data = data or (bundled[model].content["data"] if model in bundled else None)
-    problems, losses = [], None
+    test = None
     if data is not None:
-        images = open_data(data, classes=opened.model.classes)
-        if images.shape != opened.model.shape:
-            raise InputError(f"'{images.name}' has items of shape {images.shape}, the model makes {opened.model.shape}")
-        right, flipped = direction_losses(opened.model, images)
-        losses = {"declared": right, "flipped": flipped}
-        if right >= flipped:
-            problems.append(
-                f"the loss on genuine states is {right:.3f} at the declared time and {flipped:.3f} at the flipped one: "
-                "time direction, interpolant or prediction is declared wrongly, or the data are not this model's"
-            )
+        test = direction_test(opened.model, open_data(data, classes=opened.model.classes))
+    problems = [test.problem] if test is not None and test.problem else []
     found = {
         "ok": not problems,
         "family": bundled[model].content["family"] if model in bundled else family,
@@ -149,19 +141,17 @@ def check(
         "shape": list(opened.model.shape),
         "settings": opened.settings,
         "part": opened.part,
-        "time_direction": losses,
+        "time_direction": test and {"declared": test.declared, "flipped": test.flipped, "zero": test.zero},
         "notes": opened.notes
         if data is not None
         else [*opened.notes, "no --data given: the time direction was not tested"],
         "problems": problems,
     }
-    out.say(
-        f"  {opened.model.name}: {found['parameters']:,} parameters, states {opened.model.shape}, {found['settings']}"
-    )
+    out.say(f"  {opened.model.name}: {found['parameters']:,} parameters, states {opened.model.shape}")
     out.say(f"  sha256 {opened.sha256}")
-    if losses:
+    if test:
         out.say(
-            f"  loss on genuine states: {losses['declared']:.3f} at the declared time, {losses['flipped']:.3f} flipped"
+            f"  loss on genuine states: {test.declared:.3f} at the declared time, {test.flipped:.3f} flipped, {test.zero:.3f} for zero"
         )
     for text in found["notes"]:
         out.say(f"  note: {text}")

@@ -75,6 +75,9 @@ def measure(
         output.say(curve_table(found.summary(name)))
     output.say("")
     say_fit(output, found.suggest())
+    for other in found.steps[1:]:
+        output.say(f"\nat {other} steps")
+        say_fit(output, found.suggest(steps=other))
     output.say(f"\nmeasured: {out}")
     output.answer(found.result())
     return 1 if any(facts.get("agreement", 1.0) < 1.0 for facts in found.facts["search"].values()) else 0

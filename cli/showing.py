@@ -12,7 +12,9 @@ from slowflow_cli import shared as s
 def plot(
     run: Annotated[list[Path], typer.Argument(help="A measurement, an evaluation, a whole run, or several of them.")],
     figure: Annotated[str, typer.Option("--figure", help="fan, excess, ... (slowflow ls figures).")],
-    out: Annotated[Path, typer.Option("--out", help="FILE.png, .svg or .pdf; the data come beside it as .csv.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="FILE.png, .svg or .pdf; the data come beside it as FILE.png.csv.")
+    ],
     json: s.Json = False,
     debug: s.Debug = False,
 ) -> None:
@@ -21,7 +23,12 @@ def plot(
     from slowflow.figures import FIGURES, save
     from slowflow.results import RunResult
 
-    file = save(FIGURES.get(figure), RunResult.load(*run), out)
+    chosen, result = FIGURES.get(figure), RunResult.load(*run)
+    file = save(chosen, result, out)
+    if len(result.arms) > 1 and not chosen.arms:
+        output.say(
+            f"note: this figure shows one measurement, {result.measured.path}; before-after, quality and samples compare"
+        )
     output.say(f"drawn: {file}")
     output.answer({"file": str(file)})
 

@@ -80,6 +80,13 @@ def posttrain(
         output.say(
             f"note: the measurement calls for no correction ({fit.verdict}); gamma {fit.gamma:.3f} is the width of its raw band"
         )
+    if number is not None:
+        output.say(f"gamma {number:.3f}")
+    kept = ema**steps
+    if kept > 0.05:
+        output.say(
+            f"note: after {steps} steps the moving average still holds {kept:.0%} of the starting weights; --ema lowers that"
+        )
     output.say(f"post-training into {out}")
     post_train(
         opened.model,

@@ -120,7 +120,7 @@ def _whole(output: s.Output, opened: Any, model: str, data: str, settings: Any, 
     output.say(f"running into {out}")
     images = open_data(data, classes=opened.model.classes)
     result = pipeline(opened, model, images, settings, out, progress=output.stage)
-    for finding in (text.lag_finding(result), text.remedy_finding(result)):
+    for finding in text.findings(result):
         output.say(f"\n{finding.sentence}\n  {finding.numbers}")
     output.say("\n" + text.advice(result))
     report = (out / "report.html").resolve()

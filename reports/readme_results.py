@@ -20,7 +20,7 @@ START, END = "<!-- results: start, written by reports/readme_results.py -->", "<
 def section(result: RunResult) -> str:
     """The findings with their numbers, and the table of Frechet distance and coverage."""
     lines = []
-    for finding in (text.lag_finding(result), text.remedy_finding(result)):
+    for finding in text.findings(result):
         lines += [f"**{finding.sentence}** {finding.numbers}", ""]
     lines += [f"*{text.advice(result)}*", ""]
     arms = [arm for arm in result.arms if arm.name in result.evaluations]

@@ -35,6 +35,11 @@ from slowflow.train.loop import TrainConfig
 from slowflow.train.post import post_train as _post_train
 
 Data = str | Path | ImageSet
+Model = FlowModel | str | Path
+
+
+def _opened(model: Model) -> FlowModel:
+    return model if isinstance(model, FlowModel) else load(model)
 
 
 def load(
@@ -61,7 +66,7 @@ def load(
 
 
 def measure(
-    model: FlowModel, data: Data, probe: Probe | None = None, *, out: str | Path, heldout: float = 0.2
+    model: Model, data: Data, probe: Probe | None = None, *, out: str | Path, heldout: float = 0.2
 ) -> Measurement:
     """How slow the model's states run, with nulls. Resumes `out` when it is unfinished.
 
@@ -72,6 +77,7 @@ def measure(
         out: run folder.
         heldout: share of each class kept out of the bank, for the nulls.
     """
+    model = _opened(model)
     images = open_data(data, classes=model.classes)
     return _measure(model, images, probe or Probe(), out, heldout=heldout, model_id=identity(model))
 
@@ -83,7 +89,7 @@ def suggest(measurement: Measurement | str | Path) -> GammaFit:
 
 
 def post_train(
-    model: FlowModel,
+    model: Model,
     data: Data,
     *,
     remedy: TrainingRemedy,
@@ -106,12 +112,13 @@ def post_train(
         settings: other fields of `slowflow.train.loop.TrainConfig`.
     """
     config = TrainConfig(steps=steps, seed=seed, **settings)
+    model = _opened(model)
     images = open_data(data, classes=model.classes)
     return _post_train(model, images, remedy, config, out, heldout=heldout, model_id=identity(model))
 
 
 def sample(
-    model: FlowModel,
+    model: Model,
     n: int,
     *,
     steps: int = 50,
@@ -122,12 +129,13 @@ def sample(
     pixels: bool = True,
 ) -> Path:
     """Write n samples to the .npz file `out` (`arr_0` uint8 NHWC and `labels`) and return its path."""
+    model = _opened(model)
     config = SampleConfig(n=n, steps=steps, sampler=sampler, guidance=guidance, seed=seed)
     return Path(_sample(model, config, out, pixels=pixels, model_id=identity(model))["file"])
 
 
 def evaluate(
-    model: FlowModel,
+    model: Model,
     data: Data,
     *,
     features: str,
@@ -148,6 +156,7 @@ def evaluate(
         out: run folder.
         heldout: share of each class that is the reference.
     """
+    model = _opened(model)
     images = open_data(data, classes=model.classes)
     sampling = evaluation.Sampling(samples=samples, steps=tuple(steps), sampler=sampler, guidance=guidance, seed=seed)
     return evaluation.evaluate(
@@ -165,12 +174,15 @@ def evaluate(
 class Comparison:
     """Two measurements side by side, paired by sample id.
 
-    lag_change: change of the lag in units of gamma, negative = smaller lag after. table: the summaries of both.
+    lag_change: change of the lag in units of gamma, negative = smaller lag after.
     """
 
     before: Measurement
     after: Measurement
     lag_change: Estimate
+
+    def __str__(self) -> str:
+        return f"lag of {self.after.path} against {self.before.path}, in units of gamma: {self.lag_change} (negative = smaller)"
 
 
 def compare(before: Measurement, after: Measurement) -> Comparison:

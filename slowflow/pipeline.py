@@ -19,7 +19,7 @@ from slowflow.errors import InputError
 from slowflow.evaluating.engine import Sampling, evaluate
 from slowflow.evaluating.features import Features, open_features
 from slowflow.families.base import Opened
-from slowflow.families.open import direction_losses, identity, open_model
+from slowflow.families.open import direction_test, identity, open_model
 from slowflow.flow.model import FlowModel
 from slowflow.io import atomic
 from slowflow.io.run import RunFolder, verify
@@ -56,6 +56,9 @@ class RunConfig:
     gamma: float | None = None
     heldout: float = 0.2
     descendants: bool = False
+
+    def __post_init__(self) -> None:
+        make_remedy("mixflow", 0.0 if self.gamma is None else self.gamma)  # a gamma out of range is refused at once
 
 
 def run(
@@ -166,16 +169,11 @@ def _titled(role: str, gamma: float | None) -> str:
 
 
 def _check(model: FlowModel, data: ImageSet) -> dict[str, Any]:
-    """Refuse a model whose time runs the wrong way on this data."""
-    if data.shape != model.shape:
-        raise InputError(f"'{data.name}' has items of shape {data.shape}, the model makes {model.shape}")
-    right, flipped = direction_losses(model, data)
-    if right >= flipped:
-        raise InputError(
-            f"the loss on genuine states is {right:.3f} at the declared time and {flipped:.3f} at the flipped one; "
-            "the time direction, the interpolant or the prediction is declared wrongly, or the data are not the model's"
-        )
-    return {"loss_declared_time": right, "loss_flipped_time": flipped}
+    """Refuse a model whose conventions do not fit this data."""
+    test = direction_test(model, data)
+    if test.problem:
+        raise InputError(test.problem)
+    return asdict(test)
 
 
 def _known(found: Measurement, config: RunConfig) -> dict[int, Any]:

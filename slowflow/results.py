@@ -78,6 +78,7 @@ class RunResult:
                 raise InputError(
                     f"{path} holds a '{kind}' run; measurements, evaluations or one whole run can be shown"
                 )
+        _refuse_unlike(list(evaluations.values()))
         return cls(first, list(arms.values()), measurements, evaluations)
 
     @property
@@ -101,6 +102,17 @@ class RunResult:
     def fit(self) -> GammaFit:
         """gamma of that measurement."""
         return self.measured.suggest()
+
+
+def _refuse_unlike(evaluations: list[Evaluation]) -> None:
+    """Evaluations on one page must have one protocol; step counts and models may differ."""
+    for other in evaluations[1:]:
+        mine, theirs = (one.protocol(one.steps[0]) for one in (evaluations[0], other))
+        unlike = [key for key in mine if key not in ("model", "steps", "nfe") and mine[key] != theirs[key]]
+        if unlike:
+            raise InputError(
+                f"{evaluations[0].path} and {other.path} differ in {unlike[0]}: {mine[unlike[0]]} and {theirs[unlike[0]]}"
+            )
 
 
 def _free_name(

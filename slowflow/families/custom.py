@@ -35,7 +35,10 @@ class CustomFamily:
             raise InputError(f"--factory: '{module_name}' has no function '{function_name}'") from error
         if path is not None and not path.exists():
             raise CheckpointError(f"no such checkpoint: {path}")
-        model = function() if path is None else function(str(path))
+        try:
+            model = function() if path is None else function(str(path))
+        except Exception as error:
+            raise InputError(f"--factory: {options.factory} raised {type(error).__name__}: {error}") from error
         if not isinstance(model, FlowModel):
             raise InputError(
                 f"--factory: {options.factory} returned {type(model).__name__}, expected a slowflow.FlowModel"

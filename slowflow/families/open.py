@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from slowflow import rng
 from slowflow.cards import card, cards
 from slowflow.data.images import ImageSet
-from slowflow.errors import CheckpointError, NonFiniteError, SlowFlowError
+from slowflow.errors import CheckpointError, InputError, NonFiniteError, SlowFlowError
 from slowflow.families.base import FAMILIES, Opened, OpenOptions
 from slowflow.flow.model import FlowModel
 from slowflow.io import checkpoint
@@ -35,6 +37,8 @@ def open_model(spec: str | Path, family: str = "sit", options: OpenOptions | Non
         return FAMILIES.get(bundled.content["family"]).open(bundled.weights(), options)
     opener = FAMILIES.get(family)
     path = None if str(spec) == "-" else Path(spec)
+    if path is not None and (path / "model.safetensors").is_file():
+        path = path / "model.safetensors"  # the folder of a training run
     try:
         return opener.open(path, options)
     except CheckpointError as error:
@@ -91,15 +95,37 @@ def _answers(model: FlowModel) -> np.ndarray:
     return np.asarray(np.round(out / scale) * scale, dtype=np.float32)
 
 
-@torch.no_grad()
-def direction_losses(model: FlowModel, data: ImageSet, n: int = 64, seed: int = 0) -> tuple[float, float]:
-    """(loss at the declared time, loss when the label is flipped to 1 - t) on genuine states.
+@dataclass(frozen=True)
+class DirectionTest:
+    """Losses on genuine states: at the declared time, at the flipped one (label 1 - t), and of always answering zero."""
 
-    A model opened with the right time direction has the smaller loss at the declared one.
+    declared: float
+    flipped: float
+    zero: float
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong, None when the declared time has the smallest loss."""
+        if self.declared < min(self.flipped, self.zero):
+            return None
+        return (
+            f"the loss on genuine states is {self.declared:.3f} at the declared time, {self.flipped:.3f} at the flipped one and "
+            f"{self.zero:.3f} for a network that always answers zero: time direction, sign, interpolant or prediction is "
+            "declared wrongly, or the data are not this model's (pixels belong in [-1, 1])"
+        )
+
+
+@torch.no_grad()
+def direction_test(model: FlowModel, data: ImageSet, n: int = 64, seed: int = 0) -> DirectionTest:
+    """Is the time direction declared rightly? A model opened with the right conventions has the smallest loss at the
+    declared time, on genuine states of `data`.
 
     Raises:
+        InputError: data of another shape.
         NonFiniteError: the network returns NaN or infinity on genuine states.
     """
+    if data.shape != model.shape:
+        raise InputError(f"'{data.name}' has items of shape {data.shape}, the model makes {model.shape}")
     rows = torch.arange(min(n, len(data)))
     clean = data.data[rows].to(model.device, torch.float64)
     noise = torch.from_numpy(rng.normal(seed, "check", rows.tolist(), model.shape)).to(clean)
@@ -107,6 +133,6 @@ def direction_losses(model: FlowModel, data: ImageSet, n: int = 64, seed: int = 
     state, cond = model.interpolant.state(noise, clean, t), data.labels[rows].to(model.device)
     target = model.target(noise, clean, t)
     out = [float((model.raw(state, label, cond).to(target) - target).square().mean()) for label in (t, 1.0 - t)]
-    if not all(torch.isfinite(torch.tensor(out))):
+    if not all(math.isfinite(value) for value in out):
         raise NonFiniteError(f"'{model.name}' returns NaN or infinity on genuine states")
-    return out[0], out[1]
+    return DirectionTest(out[0], out[1], float(target.square().mean()))

@@ -41,6 +41,8 @@ class Figure:
     draw: Callable[[pd.DataFrame, list[Axes]], None]
     panels: Callable[[pd.DataFrame], tuple[int, float, float]]
     alt: Callable[[pd.DataFrame], str]
+    arms: bool = False
+    """True when every arm is drawn, False when only the first measured one is."""
 
 
 FIGURES: Registry[Figure] = Registry("figure", "slowflow.figures")
@@ -78,5 +80,5 @@ def save(figure: Figure, result: RunResult, path: str | Path) -> Path:
     atomic.write_bytes(path, rendered(figure, table, path.suffix.lstrip(".").lower()))
     columns = [c for c in table.columns if table[c].map(np.isscalar).all()]
     safe = table[columns].map(lambda cell: f"'{cell}" if str(cell)[:1] in "=+@" and isinstance(cell, str) else cell)
-    atomic.write_text(path.with_suffix(".csv"), safe.to_csv(index=False))
+    atomic.write_text(path.with_name(path.name + ".csv"), safe.to_csv(index=False))
     return path

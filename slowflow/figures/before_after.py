@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
 
 from slowflow.errors import InputError
 from slowflow.figures.base import FIGURES, Figure
@@ -47,7 +48,10 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
         panel.set(xlabel="sampling time t", ylabel="excess in m")
         note(panel, "fast", 0.98, 0.96, ha="right", va="top")
         note(panel, "slow", 0.98, 0.04, ha="right", va="bottom")
-    axes[0].legend(loc="lower left")
+    handles, labels = axes[0].get_legend_handles_labels()
+    paper = axes[0].figure
+    assert isinstance(paper, Canvas)
+    paper.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3))
 
 
 def alt(table: pd.DataFrame) -> str:
@@ -59,14 +63,15 @@ def alt(table: pd.DataFrame) -> str:
 
 FIGURES.register("before-after", summary="excess before and after post-training, by arm", source="SlowFlow")(
     Figure(
-        title="Did post-training remove the lag?",
+        title="How does the lag differ between arms?",
         caption=(
-            "The same measurement on every arm, same noise, same steps, default reference. The plain arm is ordinary "
-            "training of the same length; it differs from MixFlow in the inputs and in the law of t (uniform, not Beta(2,1))."
+            "The same measurement on every arm, under the reference of the verdict. A plain arm is ordinary training of the "
+            "same length; it differs from MixFlow in the inputs and in the law of t (uniform, not Beta(2,1))."
         ),
         data=data,
         draw=draw,
         panels=lambda table: (table["null"].nunique(), 4.8, 3.8),
         alt=alt,
+        arms=True,
     )
 )

@@ -45,7 +45,15 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
         panel.hlines(row, entry["low"], entry["high"], color=colour, linewidth=3, alpha=0.5)
         panel.plot([entry["value"]], [row], "o", color=colour)
         label = f"{entry['value']:.3f}".replace("-", "−")
-        panel.annotate(label, (entry["value"], row), (0, 8), textcoords="offset points", ha="center", fontsize=9)
+        panel.annotate(
+            label,
+            (entry["value"], row),
+            (0, 8),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+            backgroundcolor="white",
+        )
     panel.set_yticks(range(len(table)), list(table["meaning"]))
     panel.invert_yaxis()
     panel.set(xlabel="gamma (width of [(1−γ)t, t]; negative = fast)")

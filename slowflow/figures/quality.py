@@ -73,7 +73,7 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
     handles, labels = axes[0].get_legend_handles_labels()
     paper = axes[0].figure
     assert isinstance(paper, Canvas)
-    paper.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    paper.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3))
 
 
 def alt(table: pd.DataFrame) -> str:
@@ -97,5 +97,6 @@ FIGURES.register(
         draw=draw,
         panels=lambda table: (table["metric"].nunique(), 3.9, 3.8),
         alt=alt,
+        arms=True,
     )
 )

@@ -93,5 +93,6 @@ FIGURES.register("samples", summary="grids of samples, the same noise for every 
         draw=draw,
         panels=lambda table: (len(table), 3.6, 3.9),
         alt=alt,
+        arms=True,
     )
 )

@@ -77,7 +77,12 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file; --out needs a folder")
         if stored.exists():
-            lines = differences(read_json(stored), self.config)
+            before = read_json(stored)
+            if isinstance(before, dict) and before.get("kind") != kind:
+                raise ConfigMismatchError(
+                    f"{self.path} holds a '{before.get('kind')}' run, not a '{kind}' run; choose another folder"
+                )
+            lines = differences(before, self.config)
             if lines:
                 shown = "; ".join(lines[:8])
                 raise ConfigMismatchError(

@@ -16,6 +16,7 @@ import torch
 from slowflow.data.bank import LARGEST, Bank
 from slowflow.data.images import ImageSet
 from slowflow.errors import DataError, InputError
+from slowflow.families.open import direction_test
 from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
 from slowflow.flow.samplers import SAMPLERS
@@ -85,6 +86,7 @@ def measure(
         return Measurement.load(folder.path)
     source, bank = Source(model, held, bank_set, probe), Bank.of(bank_set, conditional=model.classes > 0)
     model.net.eval()
+    conventions = direction_test(model, held)
     names = []
     plan = list(_plan(source, probe))
     total, done = sum(len(ids) for _, _, ids in plan), 0
@@ -107,6 +109,7 @@ def measure(
         "heldout": {"name": held.name, "n": len(held), "sha256": held.fingerprint},
         "shape": list(model.shape),
         "interpolant": model.interpolant.name,
+        "conventions": conventions.problem,
         "search": _search_facts([folder.path / name for name in names]),
     }
     folder.finish(

@@ -162,8 +162,8 @@ class Measurement:
             table["norm_ratio"] = norms[0] / norms[1]
         return pd.DataFrame(table)
 
-    def suggest(self, reference: str | None = None) -> GammaFit:
-        """gamma by every estimator, the recommended one, and a verdict.
+    def suggest(self, reference: str | None = None, steps: int | None = None) -> GammaFit:
+        """gamma by every estimator, the recommended one, and a verdict; at the first number of steps unless told.
 
         Raises:
             InputError: the reference was not measured.
@@ -171,7 +171,7 @@ class Measurement:
         if reference is not None and reference not in self.references:
             raise InputError(f"{self.path} was not measured under '{reference}' (it has {', '.join(self.references)})")
         fit = gamma.fit(
-            {name: self.slack(name) for name in self.references},
+            {name: self.slack(name, steps) for name in self.references},
             band_reference=reference or self.band_reference,
             excess_reference=reference or self.main_reference,
             seed=int(self.config["probe"]["seed"]),
@@ -180,7 +180,11 @@ class Measurement:
 
     def _cautions(self) -> list[str]:
         """What this protocol does to the meaning of the nulls."""
-        found = []
+        found = [self.facts["conventions"]] if self.facts["conventions"] else []
+        if self.main_reference != "level":
+            found.append(
+                f"'level' was not measured; the verdict is read from '{self.main_reference}', where a perfect model is not at zero"
+            )
         if self.config["probe"]["guidance"] != 1.0:
             found.append("sampling was guided: its target is not the law of the nulls; read guided minus unguided")
         if self.config["probe"]["sampler"] == "em":
@@ -223,7 +227,15 @@ class Measurement:
             "nfe": self.facts["nfe"],
             "protocol": self.protocol(),
             "search": self.facts["search"],
+            "by_steps": {str(steps): canonical(self.suggest(steps=steps)) for steps in self.steps},
         }
+
+    def __str__(self) -> str:
+        fit = self.suggest()
+        return (
+            f"Measurement of '{self.config['model']['name']}' in {self.path}: {self.config['probe']['samples']} samples, "
+            f"{self.steps} steps, {', '.join(self.references)}; {fit.verdict}, gamma {fit.gamma:.3f}"
+        )
 
     def _curves(self, reference: str) -> dict[str, Any]:
         table = self.summary(reference)

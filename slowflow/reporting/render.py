@@ -133,7 +133,7 @@ def render(result: RunResult) -> str:
         version=metadata.version("slowflow"),
         model=(measured.config if measured else evaluated.config if evaluated else {})["model"]["name"],
         data=(measured.config if measured else evaluated.config if evaluated else {})["data"]["name"],
-        findings=[*([text.lag_finding(result)] if measured else []), text.remedy_finding(result)],
+        findings=text.findings(result),
         advice=text.advice(result),
         leading=drawn[:LEADING],
         others=drawn[LEADING:],

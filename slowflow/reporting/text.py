@@ -101,12 +101,11 @@ def lag_finding(result: RunResult) -> Finding:
     )
 
 
-def remedy_finding(result: RunResult) -> Finding:
-    """Did MixFlow help, against plain training of the same length?"""
+def remedy_finding(result: RunResult) -> Finding | None:
+    """Did MixFlow help, against plain training of the same length? None where there is no such pair of arms."""
     matched = [pair for pair in pairs(result) if {arm.name for arm in pair} <= result.evaluations.keys()]
     if not matched:
-        advised = ADVICE[result.fit.verdict] if result.measurements else "Nothing was post-trained."
-        return Finding(advised, "")
+        return None
     mixed, control = matched[0]
     steps = main_steps(result)
     found = changes(result, mixed, control, steps)
@@ -118,6 +117,12 @@ def remedy_finding(result: RunResult) -> Finding:
         word = "no significant change" if not change.excludes(0.0) else "faster" if change.value < 0 else "slower"
         numbers += f" Slack of the states, in units of gamma: {signed(change, 3)} {word}."
     return Finding(f"MixFlow left the samples {_verdict(found)} {against}.", numbers)
+
+
+def findings(result: RunResult) -> list[Finding]:
+    """The sentences at the top of a page: the lag where it was measured, the remedy where it has a control."""
+    lag = lag_finding(result) if result.measurements else None
+    return [finding for finding in (lag, remedy_finding(result)) if finding is not None]
 
 
 def _verdict(found: list[Change]) -> str:

@@ -69,6 +69,10 @@ def post_train(
         The post-trained model with its averaged weights.
     """
     check_data(model, data)
+    if not any(p.requires_grad for p in model.net.parameters()):
+        raise InputError(
+            f"'{model.name}' has no trainable parameters; wrap the torch.nn.Module itself, not a function around it"
+        )
     if model.dtype not in (torch.float32, torch.float64):
         raise InputError(f"weights in {model.dtype} are too coarse to be trained; open the model in float32")
     bound = replace(remedy, interpolant=model.interpolant.name, prediction=model.prediction)

@@ -194,7 +194,7 @@ def test_plot_and_report_write_files(tmp_path, measured):
         file = tmp_path / f"fan.{suffix}"
         slowflow("plot", measured, "--figure", "fan", "--out", file)
         assert file.read_bytes()[: len(magic)] == magic
-        assert "mean" in file.with_suffix(".csv").read_text()
+        assert "mean" in file.with_name(file.name + ".csv").read_text()
     slowflow("report", measured, "--out", tmp_path / "r.html")
     assert "SlowFlow report" in (tmp_path / "r.html").read_text()
     refused("plot", measured, "--figure", "fann", "--out", tmp_path / "x.png", says="did you mean 'fan'?")
@@ -358,3 +358,36 @@ def test_an_unknown_failure_is_a_sentence_and_debug_shows_more(tmp_path, monkeyp
     assert "Traceback" not in err
     _, err = slowflow(*measure_of("digits-sit", tmp_path / "o", "--debug"), code=1)
     assert "Traceback" in err
+
+
+def test_the_demo_of_the_small_model_ends_with_a_report(tmp_path):
+    out, _ = slowflow("demo", "--model", "digits-sit", "--out", tmp_path / "demo", "--threads", "1", "--quiet", "--json")
+    found = json.loads(out)
+    assert {"measure", "suggest", "posttrain", "remeasure", "evaluate", "report"} <= found.keys()
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert str(tmp_path) not in page
+    assert found["report"] == str((tmp_path / "demo" / "report.html").resolve())
+
+
+def test_posttrain_with_the_measurement_of_another_model_is_refused(tmp_path, measured):
+    command = ["posttrain", "mnist-sit", "--data", "mnist5k", "--run", measured, "--steps", "1", "--out", tmp_path / "o"]
+    refused(*command, says="not of this model", leaves=tmp_path / "o")
+
+
+def test_a_gamma_for_the_plain_arm_is_refused(tmp_path):
+    command = ["posttrain", "digits-sit", "--data", "digits", "--remedy", "plain", "--gamma", "0.3", "--steps", "1"]
+    refused(*command, "--out", tmp_path / "o", says="has no gamma", leaves=tmp_path / "o")
+
+
+def test_a_factory_that_raises_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "broken_factory.py").write_text("def make():\n    raise RuntimeError('no weights here')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    command = ["check", "-", "--family", "custom", "--factory", "broken_factory:make", "--data", "digits"]
+    refused(*command, says="raised RuntimeError: no weights here")
+
+
+def test_the_folder_of_a_training_run_is_a_model(tmp_path):
+    text = card("digits-sit", "model").recipe.read_text().replace("steps = 3000", "steps = 1").replace("hidden = 64", "hidden = 16")
+    (tmp_path / "r.toml").write_text(text)
+    slowflow("pretrain", tmp_path / "r.toml", "--out", tmp_path / "run", "--threads", "1", "--quiet")
+    assert json.loads(slowflow("check", tmp_path / "run", "--json")[0])["ok"]

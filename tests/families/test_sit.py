@@ -20,7 +20,7 @@ from torch import nn
 from slowflow.data.images import ImageSet
 from slowflow.errors import CheckpointError, InputError, NonFiniteError
 from slowflow.families.base import FAMILIES, OpenOptions
-from slowflow.families.open import direction_losses, open_model
+from slowflow.families.open import direction_test, open_model
 from slowflow.families.sit import config_from_shapes, describe, flow_model, load_strictly
 from slowflow.families.sit.backbone import SiT, SiTConfig, initialise
 from slowflow.flow.exact import ExactMixture
@@ -549,35 +549,41 @@ def perfect(images, label, **settings):
 
 def test_the_declared_direction_has_the_smaller_loss():
     images = blobs()
-    declared, flipped = direction_losses(perfect(images, lambda t: t), images)
-    assert declared < 0.8 * flipped
+    found = direction_test(perfect(images, lambda t: t), images)
+    assert found.declared < 0.8 * found.flipped
+    assert found.problem is None
 
 
 def test_a_native_label_that_is_declared_is_accepted():
     images = blobs()
     model = perfect(images, lambda n: 1 - n / 1000, says=lambda t: 1000 * (1 - t))
-    declared, flipped = direction_losses(model, images)
-    assert declared < 0.8 * flipped
+    assert direction_test(model, images).problem is None
 
 
 def test_a_flipped_time_convention_is_caught():
     images = blobs()
-    declared, flipped = direction_losses(perfect(images, lambda t: 1 - t), images)
-    assert declared > 1.2 * flipped
+    found = direction_test(perfect(images, lambda t: 1 - t), images)
+    assert found.declared > 1.2 * found.flipped
+    assert "declared wrongly" in found.problem
 
 
 def test_a_flipped_velocity_sign_is_worse_than_predicting_nothing():
     images = blobs()
-    right, _ = direction_losses(perfect(images, lambda t: t), images)
-    wrong, _ = direction_losses(perfect(images, lambda t: t, sign=-1.0), images)
-    assert wrong > 2 * right
+    found = direction_test(perfect(images, lambda t: t, sign=-1.0), images)
+    assert found.declared > found.zero
+    assert "declared wrongly" in found.problem
+
+
+def test_a_flip_of_time_and_sign_together_is_caught():
+    images = blobs()
+    assert direction_test(perfect(images, lambda t: 1 - t, sign=-1.0), images).problem is not None
 
 
 def test_nan_on_genuine_states_is_refused():
     images = blobs()
     model = FlowModel.from_callable(lambda s, label, c: s * torch.nan, shape=images.shape, name="broken")
     with pytest.raises(NonFiniteError, match="'broken' returns NaN or infinity"):
-        direction_losses(model, images)
+        direction_test(model, images)
 
 
 # --- custom factories

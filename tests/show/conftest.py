@@ -40,7 +40,7 @@ def result(
             folder / f"evaluate-{arm.name}",
             heldout=0.5,
         )
-    check = {"loss_declared_time": 0.5, "loss_flipped_time": 1.5}
+    check = {"declared": 0.5, "flipped": 1.5, "zero": 2.0}
     return RunResult(folder, [arm for arm, _ in ARMS], measured, evaluated, check)
 
 

@@ -198,7 +198,7 @@ def test_saving_writes_the_figure_and_its_table(result: RunResult, tmp_path: Pat
     for name in NAMES:
         path = save(FIGURES.get(name), result, tmp_path / f"{name}.svg")
         assert path.read_bytes().startswith(MAGIC["svg"])
-        table = pd.read_csv(path.with_suffix(".csv"))
+        table = pd.read_csv(path.with_name(path.name + ".csv"))
         assert list(table.columns) == [c for c in COLUMNS[name] if c != "sheet"]
     np.testing.assert_allclose(
         pd.read_csv(tmp_path / "fan.csv")["mean"], FIGURES.get("fan").data(result)["mean"], rtol=1e-12
