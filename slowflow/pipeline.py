@@ -131,6 +131,7 @@ class _Loop:
             self.data,
             self.config.probe,
             self.path / f"measure-{arm.name}",
+            nulls_from=None if arm.role == "base" else self.path / "measure-base",
             progress=self._report(f"measure {arm.title}"),
             **shared,
         )

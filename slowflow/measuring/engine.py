@@ -20,7 +20,7 @@ from slowflow.families.open import direction_test
 from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
 from slowflow.flow.samplers import SAMPLERS
-from slowflow.io import checkpoint
+from slowflow.io import atomic, checkpoint
 from slowflow.io.run import RunFolder
 from slowflow.measuring import search
 from slowflow.measuring.measurement import Measurement
@@ -48,6 +48,7 @@ def measure(
     *,
     heldout: float = 0.2,
     model_id: dict[str, Any] | None = None,
+    nulls_from: Path | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
     """Measure how slow the model's states run, with nulls; resumes an unfinished folder.
@@ -58,7 +59,9 @@ def measure(
         probe: what is measured.
         out: run folder.
         heldout: share of each class that is held out.
-        model_id: what identifies the checkpoint (hash, path); goes into the configuration.
+        model_id: what identifies the checkpoint; goes into the configuration.
+        nulls_from: a measurement of another model on the same path, data and probe, whose nulls are copied: they know
+            nothing of the model, so they would come out the same.
         progress: called with (samples done, samples in all, note).
 
     Raises:
@@ -92,7 +95,9 @@ def measure(
     total, done = sum(len(ids) for _, _, ids in plan), 0
     for kind, steps, ids in plan:
         name = shard_name(kind, steps, int(ids[0]))
-        if not (folder.path / name).exists():
+        if not (folder.path / name).exists() and nulls_from is not None and kind != "model":
+            atomic.write_bytes(folder.path / name, (nulls_from / name).read_bytes())
+        elif not (folder.path / name).exists():
             _write_shard(
                 folder.path / name, source.make(kind, ids, steps), ids, probe, bank, engine, keep=kind == "model"
             )

@@ -361,7 +361,9 @@ def test_an_unknown_failure_is_a_sentence_and_debug_shows_more(tmp_path, monkeyp
 
 
 def test_the_demo_of_the_small_model_ends_with_a_report(tmp_path):
-    out, _ = slowflow("demo", "--model", "digits-sit", "--out", tmp_path / "demo", "--threads", "1", "--quiet", "--json")
+    out, _ = slowflow(
+        "demo", "--model", "digits-sit", "--out", tmp_path / "demo", "--threads", "1", "--quiet", "--json"
+    )
     found = json.loads(out)
     assert {"measure", "suggest", "posttrain", "remeasure", "evaluate", "report"} <= found.keys()
     page = (tmp_path / "demo" / "report.html").read_text()
@@ -370,7 +372,18 @@ def test_the_demo_of_the_small_model_ends_with_a_report(tmp_path):
 
 
 def test_posttrain_with_the_measurement_of_another_model_is_refused(tmp_path, measured):
-    command = ["posttrain", "mnist-sit", "--data", "mnist5k", "--run", measured, "--steps", "1", "--out", tmp_path / "o"]
+    command = [
+        "posttrain",
+        "mnist-sit",
+        "--data",
+        "mnist5k",
+        "--run",
+        measured,
+        "--steps",
+        "1",
+        "--out",
+        tmp_path / "o",
+    ]
     refused(*command, says="not of this model", leaves=tmp_path / "o")
 
 
@@ -387,7 +400,12 @@ def test_a_factory_that_raises_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_the_folder_of_a_training_run_is_a_model(tmp_path):
-    text = card("digits-sit", "model").recipe.read_text().replace("steps = 3000", "steps = 1").replace("hidden = 64", "hidden = 16")
+    text = (
+        card("digits-sit", "model")
+        .recipe.read_text()
+        .replace("steps = 3000", "steps = 1")
+        .replace("hidden = 64", "hidden = 16")
+    )
     (tmp_path / "r.toml").write_text(text)
     slowflow("pretrain", tmp_path / "r.toml", "--out", tmp_path / "run", "--threads", "1", "--quiet")
     assert json.loads(slowflow("check", tmp_path / "run", "--json")[0])["ok"]

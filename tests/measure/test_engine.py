@@ -279,3 +279,16 @@ def test_a_heldout_share_outside_zero_and_one_is_refused(
 ) -> None:
     with pytest.raises(InputError, match="heldout"):
         measure(tiny_model(), images, PROBE, tmp_path / "run", heldout=heldout)
+
+
+def test_nulls_copied_from_another_model_are_the_ones_it_would_have_made(
+    tmp_path: Path, tiny_model: Callable[..., FlowModel], images: ImageSet
+) -> None:
+    probe = Probe(samples=12, steps=3, shard=6)
+    first = measure(tiny_model(), images, probe, tmp_path / "first")
+    alone = measure(tiny_model(0.9), images, probe, tmp_path / "alone", model_id={"name": "slow"})
+    copied = measure(
+        tiny_model(0.9), images, probe, tmp_path / "copied", model_id={"name": "slow"}, nulls_from=first.path
+    )
+    for name in alone.files:
+        assert (alone.path / name).read_bytes() == (copied.path / name).read_bytes(), name
