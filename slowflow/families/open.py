@@ -16,7 +16,7 @@ from slowflow.cards import card, cards
 from slowflow.data.images import ImageSet
 from slowflow.errors import CheckpointError, InputError, NonFiniteError, SlowFlowError
 from slowflow.families.base import FAMILIES, Opened, OpenOptions
-from slowflow.flow.model import FlowModel
+from slowflow.flow.model import FlowModel, conditions
 from slowflow.io import checkpoint
 
 
@@ -130,7 +130,7 @@ def direction_test(model: FlowModel, data: ImageSet, n: int = 64, seed: int = 0)
     clean = data.data[rows].to(model.device, torch.float64)
     noise = torch.from_numpy(rng.normal(seed, "check", rows.tolist(), model.shape)).to(clean)
     t = 0.05 + 0.9 * (rows.to(clean) + 0.5) / len(rows)
-    state, cond = model.interpolant.state(noise, clean, t), data.labels[rows].to(model.device)
+    state, cond = model.interpolant.state(noise, clean, t), conditions(model, data.labels[rows]).to(model.device)
     target = model.target(noise, clean, t)
     out = [float((model.raw(state, label, cond).to(target) - target).square().mean()) for label in (t, 1.0 - t)]
     if not all(math.isfinite(value) for value in out):

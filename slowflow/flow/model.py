@@ -81,6 +81,11 @@ def score(model: Predictor, state: Tensor, t: Tensor, cond: Tensor) -> Tensor:
     return -noise / expand(model.interpolant.sigma(t).clamp_min(FLOOR), noise)
 
 
+def conditions(model: Predictor, labels: Int[Tensor, " sample"]) -> Int[Tensor, " sample"]:
+    """What a model is told of labelled data: the labels, or zeros where it knows no classes."""
+    return labels if model.classes else torch.zeros_like(labels)
+
+
 def _identity(t: Tensor) -> Tensor:
     return t
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from slowflow import rng
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError, NonFiniteError
-from slowflow.flow.model import FlowModel
+from slowflow.flow.model import FlowModel, conditions
 from slowflow.remedies.base import TrainingRemedy
 from slowflow.train.state import TrainState
 
@@ -93,7 +93,7 @@ def step_loss(model: FlowModel, remedy: TrainingRemedy, data: ImageSet, config: 
     rows = batch_rows(config.seed, step, config.batch_size, len(data))
     clean = data.data[rows].to(model.device)
     noise = torch.randn(clean.shape, generator=rng.torch_generator(config.seed, "noise", step)).to(clean)
-    cond = data.labels[rows]
+    cond = conditions(model, data.labels[rows])
     if model.null is not None:
         dropped = (
             torch.rand(len(rows), generator=rng.torch_generator(config.seed, "dropout", step)) < config.label_dropout
@@ -112,7 +112,9 @@ def heldout_loss(model: FlowModel, heldout: ImageSet, seed: int, limit: int = 51
     draw = rng.torch_generator(seed, "validation")
     noise = torch.randn(data.shape, generator=draw).to(data)
     t = ((torch.arange(n, dtype=torch.float64) + 0.5) / n).to(data)
-    out = model.raw(model.interpolant.state(noise, data, t), t, heldout.labels[rows].to(model.device))
+    out = model.raw(
+        model.interpolant.state(noise, data, t), t, conditions(model, heldout.labels[rows]).to(model.device)
+    )
     return float(nn.functional.mse_loss(out, model.target(noise, data, t)))
 
 
