@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from slowflow.figures import FIGURES, save
+from slowflow.figures import FIGURES
+from slowflow.figures.base import rendered
 from slowflow.io import atomic
 from slowflow.reporting import text
 from slowflow.results import RunResult
@@ -53,8 +54,9 @@ def main() -> None:
     before, _, rest = content.partition(START)
     _, _, after = rest.partition(END)
     atomic.write_text(readme, f"{before}{START}\n\n{section(result)}\n\n{END}{after}")
-    save(FIGURES.get("fan"), result, ROOT / "docs" / "fan.png")
-    save(FIGURES.get("samples"), result, ROOT / "docs" / "samples.png")
+    for name in ("fan", "samples"):
+        figure = FIGURES.get(name)
+        atomic.write_bytes(ROOT / "docs" / f"{name}.png", rendered(figure, figure.data(result), "png"))
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ class Picture:
     caption: str
     alt: str
     uri: str
+    width: int
 
 
 def pictures(result: RunResult) -> list[Picture]:
@@ -67,7 +68,9 @@ def pictures(result: RunResult) -> list[Picture]:
         suffix = "png" if name in RASTER else "svg"
         kind = "image/png" if suffix == "png" else "image/svg+xml"
         payload = base64.b64encode(rendered(figure, table, suffix)).decode()
-        found.append(Picture(name, figure.title, figure.caption, figure.alt(table), f"data:{kind};base64,{payload}"))
+        count, inches, _ = figure.panels(table)
+        uri, width = f"data:{kind};base64,{payload}", round(110 * count * inches)
+        found.append(Picture(name, figure.title, figure.caption, figure.alt(table), uri, width))
     return found
 
 

@@ -116,7 +116,27 @@ def remedy_finding(result: RunResult) -> Finding | None:
         change = lag_change(result.measurements[control.name], result.measurements[mixed.name])
         word = "no significant change" if not change.excludes(0.0) else "faster" if change.value < 0 else "slower"
         numbers += f" Slack of the states, in units of gamma: {signed(change, 3)} {word}."
-    return Finding(f"MixFlow left the samples {_verdict(found)} {against}.", numbers)
+    return Finding(
+        f"MixFlow left the samples {_verdict(found)} {against}{_elsewhere(result, mixed, control)}.", numbers
+    )
+
+
+def distance_words(result: RunResult, after: Arm, before: Arm) -> dict[int, str]:
+    """Whether the Frechet distance is better, worse or neither, at every step count."""
+    return {
+        steps: {c.metric: c.word for c in changes(result, after, before, steps)}["fd"]
+        for steps in result.evaluations[after.name].steps
+    }
+
+
+def _elsewhere(result: RunResult, after: Arm, before: Arm) -> str:
+    """`, and further from them at 5 and 10 steps`: what the other step counts say about distance."""
+    words, parts = distance_words(result, after, before), []
+    for word, said in (("better", "closer to"), ("worse", "further from")):
+        steps = [str(s) for s, w in words.items() if w == word and s != main_steps(result)]
+        if steps:
+            parts.append(f"{said} them at {', '.join(steps)} steps")
+    return f", and {' and '.join(parts)}" if parts else ""
 
 
 def findings(result: RunResult) -> list[Finding]:
@@ -155,4 +175,7 @@ def advice(result: RunResult) -> str:
         return "Prefer plain training of the same length: it ends nearer to the real images than MixFlow does."
     if words[0] == "better":
         return "MixFlow beats plain training of the same length, but is not measurably better than the model it started from."
+    everywhere = set(distance_words(result, mixed, control).values())
+    if "worse" in everywhere and "better" not in everywhere:
+        return "Prefer plain training of the same length: MixFlow is further from the real images at some steps, nearer at none."
     return "There is no reason to prefer the MixFlow model over plain training on this evidence."

@@ -201,7 +201,7 @@ def test_saving_writes_the_figure_and_its_table(result: RunResult, tmp_path: Pat
         table = pd.read_csv(path.with_name(path.name + ".csv"))
         assert list(table.columns) == [c for c in COLUMNS[name] if c != "sheet"]
     np.testing.assert_allclose(
-        pd.read_csv(tmp_path / "fan.csv")["mean"], FIGURES.get("fan").data(result)["mean"], rtol=1e-12
+        pd.read_csv(tmp_path / "fan.svg.csv")["mean"], FIGURES.get("fan").data(result)["mean"], rtol=1e-12
     )
 
 

@@ -235,7 +235,6 @@ def test_an_evaluation_alone_makes_a_page(evaluated_only: RunResult) -> None:
     assert_self_contained(content)
     assert_pictures_are_described(content)
     words = Page(content).text
-    assert "Nothing was post-trained." in words
     assert "Measure the model first." in words
     assert "recommended width" not in words
 
