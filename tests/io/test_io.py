@@ -156,7 +156,7 @@ def test_another_configuration_is_refused_naming_the_field(tmp_path):
 
 def test_another_kind_is_refused(tmp_path):
     RunFolder(tmp_path / "run", "measure", Settings())
-    with pytest.raises(ConfigMismatchError, match="kind: 'measure' -> 'train'"):
+    with pytest.raises(ConfigMismatchError, match="holds a 'measure' run, not a 'train' run"):
         RunFolder(tmp_path / "run", "train", Settings())
 
 
