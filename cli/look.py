@@ -151,7 +151,8 @@ def check(
     out.say(f"  sha256 {opened.sha256}")
     if test:
         out.say(
-            f"  loss on genuine states: {test.declared:.3f} at the declared time, {test.flipped:.3f} flipped, {test.zero:.3f} for zero"
+            f"  loss on genuine states: {test.declared:.3f} at the declared time, {test.flipped:.3f} flipped, "
+            f"{test.zero:.3f} for answering zero"
         )
     for text in found["notes"]:
         out.say(f"  note: {text}")
