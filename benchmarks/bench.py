@@ -70,14 +70,14 @@ def measuring() -> dict[str, float]:
     model, data = open_model("mnist-sit").model, open_data("mnist5k")
     train, held = data.split()
     bank, ids = Bank.of(train, conditional=True), np.arange(64)
-    source = Source(model, held, Probe(samples=64, steps=(10,)))
+    source = Source(model, held, train, Probe(samples=64, steps=10))
     assert bank.spectrum.axes is not None  # made once a run, not once a batch
 
     def sampling() -> None:
         final_states(model, ids, steps=10)
 
     def everything() -> None:
-        for kind in ("model", "genuine", "exact", "coarse"):
+        for kind in ("model", *source.probe.nulls):
             batch = source.make(kind, ids, 10)
             for name in ("own", "nearest", "level"):
                 REFERENCES.get(name).assign(batch, bank, "auto")
