@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= slowflow-demo
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-full simulate check fmt bench clean
+.PHONY: demo test test-full check fmt bench clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,13 +17,10 @@ demo: $(VENV)/ready
 	$(BIN)/slowflow demo --out $(DEMO)
 
 test: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not simulate"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full"
 
 test-full: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not simulate"
-
-simulate: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m simulate
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .
