@@ -103,6 +103,7 @@ def evaluate(
     from slowflow.evaluating.engine import evaluate as run
     from slowflow.evaluating.features import open_features
     from slowflow.families.open import identity
+    from slowflow.io.run import read_manifest
 
     output.say(f"evaluating into {out}")
     if model.endswith(".npz"):
@@ -126,4 +127,4 @@ def evaluate(
         ]
         output.say(f"  {count:>4} steps: " + ", ".join(parts))
     output.say(f"evaluated: {out}")
-    output.answer(found.result())
+    output.answer(read_manifest(out, "evaluate")["result"]["summary"])

@@ -46,6 +46,7 @@ def measure(
     opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
     from slowflow.data.open import open_data
     from slowflow.families.open import identity
+    from slowflow.io.run import read_manifest
     from slowflow.measuring.engine import measure as run
     from slowflow.records import Probe
 
@@ -79,7 +80,7 @@ def measure(
         output.say(f"\nat {other} steps")
         say_fit(output, found.suggest(steps=other))
     output.say(f"\nmeasured: {out}")
-    output.answer(found.result())
+    output.answer(read_manifest(out, "measure")["result"]["summary"])
     return 1 if any(facts.get("agreement", 1.0) < 1.0 for facts in found.facts["search"].values()) else 0
 
 

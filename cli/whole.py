@@ -113,9 +113,9 @@ def demo(
 
 def _whole(output: s.Output, opened: Any, model: str, data: str, settings: Any, out: Path) -> None:
     from slowflow.data.open import open_data
+    from slowflow.io.run import read_manifest
     from slowflow.pipeline import run as pipeline
     from slowflow.reporting import text
-    from slowflow.results import answer
 
     output.say(f"running into {out}")
     images = open_data(data, classes=opened.model.classes)
@@ -125,7 +125,7 @@ def _whole(output: s.Output, opened: Any, model: str, data: str, settings: Any, 
     output.say("\n" + text.advice(result))
     report = (out / "report.html").resolve()
     output.say(f"\nreport: {report}")
-    output.answer({**answer(result), "report": str(report)})
+    output.answer({**read_manifest(out, "run")["result"]["answer"], "report": str(report)})
 
 
 def _number(text: str) -> float:

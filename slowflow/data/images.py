@@ -54,6 +54,11 @@ class ImageSet:
         """Shape of one item."""
         return tuple(self.data.shape[1:])
 
+    def must_have_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuse to go on with a model whose states have another shape."""
+        if self.shape != shape:
+            raise InputError(f"'{self.name}' has items of shape {self.shape}, the model makes {shape}")
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 over shape, values and labels."""

@@ -83,8 +83,7 @@ def evaluate(
         InputError: shapes differ or there are too few real images.
         ConfigMismatchError: the folder holds another run.
     """
-    if data.shape != model.shape:
-        raise InputError(f"'{data.name}' has items of shape {data.shape}, the model makes {model.shape}")
+    data.must_have_shape(model.shape)
     train, held = data.split(heldout)
     _equal_n(sampling.samples, held)
     SAMPLERS.get(sampling.sampler)

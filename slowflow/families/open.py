@@ -14,7 +14,7 @@ import torch
 from slowflow import rng
 from slowflow.cards import card, cards
 from slowflow.data.images import ImageSet
-from slowflow.errors import CheckpointError, InputError, NonFiniteError, SlowFlowError
+from slowflow.errors import CheckpointError, NonFiniteError, SlowFlowError
 from slowflow.families.base import FAMILIES, Opened, OpenOptions
 from slowflow.flow.model import FlowModel, conditions
 from slowflow.io import checkpoint
@@ -124,8 +124,7 @@ def direction_test(model: FlowModel, data: ImageSet, n: int = 64, seed: int = 0)
         InputError: data of another shape.
         NonFiniteError: the network returns NaN or infinity on genuine states.
     """
-    if data.shape != model.shape:
-        raise InputError(f"'{data.name}' has items of shape {data.shape}, the model makes {model.shape}")
+    data.must_have_shape(model.shape)
     rows = torch.arange(min(n, len(data)))
     clean = data.data[rows].to(model.device, torch.float64)
     noise = torch.from_numpy(rng.normal(seed, "check", rows.tolist(), model.shape)).to(clean)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
 from slowflow.errors import InputError
 from slowflow.figures.base import FIGURES, Figure
-from slowflow.figures.style import INK, ROLE, note
+from slowflow.figures.style import INK, ROLE, legend_below, note
 from slowflow.results import RunResult
 
 
@@ -48,10 +47,7 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
         panel.set(xlabel="sampling time t", ylabel="excess in m")
         note(panel, "fast", 0.98, 0.96, ha="right", va="top")
         note(panel, "slow", 0.98, 0.04, ha="right", va="bottom")
-    handles, labels = axes[0].get_legend_handles_labels()
-    paper = axes[0].figure
-    assert isinstance(paper, Canvas)
-    paper.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3))
+    legend_below(axes[0])
 
 
 def alt(table: pd.DataFrame) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from slowflow.errors import InputError
 from slowflow.evaluating.evaluation import HIGHER_IS_BETTER
 from slowflow.figures.base import FIGURES, Figure
-from slowflow.figures.style import INK, ROLE
+from slowflow.figures.style import INK, ROLE, legend_below
 from slowflow.results import RunResult
 
 
@@ -70,10 +69,7 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
         panel.set_xticks(calls, [str(c) for c in calls])
         better = "higher is better" if HIGHER_IS_BETTER[str(metric)] else "lower is better"
         panel.set(xlabel="network calls a sample", title=f"{group['label'].iloc[0]}  ({better})")
-    handles, labels = axes[0].get_legend_handles_labels()
-    paper = axes[0].figure
-    assert isinstance(paper, Canvas)
-    paper.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3))
+    legend_below(axes[0])
 
 
 def alt(table: pd.DataFrame) -> str:

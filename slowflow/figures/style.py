@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 INK, GREY, PALE = "#222222", "#8a8a8a", "#d9d9d9"
 ORANGE, BLUE, GREEN, PURPLE, SKY = "#D55E00", "#0072B2", "#009E73", "#AA4499", "#56B4E9"
@@ -44,6 +45,14 @@ STYLE: Any = {
     "svg.hashsalt": "slowflow",
     "pdf.fonttype": 42,
 }
+
+
+def legend_below(axes: Axes) -> None:
+    """One legend for the whole figure, under its panels, from the curves of one of them."""
+    handles, labels = axes.get_legend_handles_labels()
+    paper = axes.figure
+    assert isinstance(paper, Figure)
+    paper.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3))
 
 
 def note(axes: Axes, text: str, x: float, y: float, **options: Any) -> None:

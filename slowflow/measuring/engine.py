@@ -129,8 +129,7 @@ def config_of(folder: RunFolder) -> dict[str, Any]:
 
 
 def _split(model: FlowModel, data: ImageSet, heldout: float) -> tuple[ImageSet, ImageSet]:
-    if data.shape != model.shape:
-        raise InputError(f"'{data.name}' has items of shape {data.shape}, the model makes {model.shape}")
+    data.must_have_shape(model.shape)
     if model.classes:
         missing = sorted(set(range(model.classes)) - set(data.labels.unique().tolist()))
         if missing:

@@ -15,7 +15,7 @@ from slowflow.flow.exact import ExactMixture
 from slowflow.flow.generate import fresh_noise, labels_of, noise_of, state_dtype
 from slowflow.flow.grids import uniform_grid
 from slowflow.flow.guidance import guided
-from slowflow.flow.model import FlowModel, Predictor
+from slowflow.flow.model import FlowModel, Predictor, conditions
 from slowflow.flow.samplers import Sampler, sampler, walk
 from slowflow.flow.samplers.heun import Heun
 from slowflow.measuring.references import Trajectories
@@ -47,7 +47,7 @@ class Source:
         ids = np.arange(self.probe.samples)
         if kind not in ("genuine", "seen"):
             return ids
-        counts = np.bincount(self._classes_of(self._real(kind)), minlength=max(self.model.classes, 1))
+        counts = np.bincount(conditions(self.model, self._real(kind).labels), minlength=max(self.model.classes, 1))
         usable = ids[ids // max(self.model.classes, 1) < counts[labels_of(ids, self.model.classes)]]
         if len(usable) < 2:
             raise InputError(f"'{self._real(kind).name}' holds too few images for a null; at least 2 are needed")
@@ -55,10 +55,6 @@ class Source:
 
     def _real(self, kind: str) -> ImageSet:
         return self.seen if kind == "seen" else self.heldout
-
-    def _classes_of(self, images: ImageSet) -> np.ndarray:
-        labels = images.labels.numpy()
-        return labels if self.model.classes else np.zeros_like(labels)
 
     def make(self, kind: str, ids: np.ndarray, steps: int) -> Trajectories:
         """Trajectories of the given samples on the grid with this many intervals."""
@@ -79,8 +75,7 @@ class Source:
 
     def perfect(self) -> ExactMixture:
         """The exact flow of the held-out images: its states have the law of genuine states, at every time."""
-        labels = torch.from_numpy(self._classes_of(self.heldout))
-        data = self.heldout.data.to(torch.float64)
+        labels, data = conditions(self.model, self.heldout.labels), self.heldout.data.to(torch.float64)
         return ExactMixture(data, labels, 0.0, self.model.interpolant, t_max=self.model.t_max)
 
     def _interpolated(self, kind: str, ids: np.ndarray, grid: Tensor) -> Trajectories:
@@ -88,7 +83,7 @@ class Source:
         labels, classes = labels_of(ids, self.model.classes), max(self.model.classes, 1)
         rows = np.empty(len(ids), dtype=np.int64)
         for label in np.unique(labels):
-            own = np.flatnonzero(self._classes_of(images) == label)
+            own = np.flatnonzero(conditions(self.model, images.labels) == label)
             order = own[rng.permutation(self.probe.seed, kind, len(own), int(label))]
             rows[labels == label] = order[ids[labels == label] // classes]
         data = images.data[torch.from_numpy(rows)].to(torch.float64)

@@ -58,12 +58,16 @@ def changes(result: RunResult, after: Arm, before: Arm, steps: int) -> list[Chan
     found = []
     for metric in a.metrics:
         difference = a.difference(b, metric, steps)
-        word = "no significant change"
-        if difference.excludes(0.0):
-            word = "better" if (difference.value > 0) == HIGHER_IS_BETTER[metric] else "worse"
         label = a.facts["features"]["name"] if metric == "fd" else metric
-        found.append(Change(metric, label, difference, word))
+        found.append(Change(metric, label, difference, change_word(metric, difference)))
     return found
+
+
+def change_word(metric: str, difference: Estimate) -> str:
+    """better, worse, or `no significant change` where the interval holds zero."""
+    if not difference.excludes(0.0):
+        return "no significant change"
+    return "better" if (difference.value > 0) == HIGHER_IS_BETTER[metric] else "worse"
 
 
 def pairs(result: RunResult) -> list[tuple[Arm, Arm]]:
@@ -71,6 +75,11 @@ def pairs(result: RunResult) -> list[tuple[Arm, Arm]]:
     plains = {arm.steps: arm for arm in result.arms if arm.role == "plain"}
     mixed = sorted((arm for arm in result.arms if arm.role == "mixflow"), key=lambda arm: -arm.steps)
     return [(arm, plains[arm.steps]) for arm in mixed if arm.steps in plains]
+
+
+def evaluated_pairs(result: RunResult) -> list[tuple[Arm, Arm]]:
+    """Those pairs whose two arms were evaluated."""
+    return [pair for pair in pairs(result) if {arm.name for arm in pair} <= result.evaluations.keys()]
 
 
 def main_steps(result: RunResult) -> int:
@@ -103,7 +112,7 @@ def lag_finding(result: RunResult) -> Finding:
 
 def remedy_finding(result: RunResult) -> Finding | None:
     """Did MixFlow help, against plain training of the same length? None where there is no such pair of arms."""
-    matched = [pair for pair in pairs(result) if {arm.name for arm in pair} <= result.evaluations.keys()]
+    matched = evaluated_pairs(result)
     if not matched:
         return None
     mixed, control = matched[0]
@@ -123,10 +132,8 @@ def remedy_finding(result: RunResult) -> Finding | None:
 
 def distance_words(result: RunResult, after: Arm, before: Arm) -> dict[int, str]:
     """Whether the Frechet distance is better, worse or neither, at every step count."""
-    return {
-        steps: {c.metric: c.word for c in changes(result, after, before, steps)}["fd"]
-        for steps in result.evaluations[after.name].steps
-    }
+    a, b = result.evaluations[after.name], result.evaluations[before.name]
+    return {steps: change_word("fd", a.difference(b, "fd", steps)) for steps in a.steps}
 
 
 def _elsewhere(result: RunResult, after: Arm, before: Arm) -> str:
@@ -159,12 +166,13 @@ def advice(result: RunResult) -> str:
     """What to do next, in one sentence: MixFlow has to beat both its control and the model it started from."""
     if not result.measurements:
         return "Measure the model first."
-    matched = [pair for pair in pairs(result) if {arm.name for arm in pair} <= result.evaluations.keys()]
+    matched = evaluated_pairs(result)
     if not matched or result.base.name not in result.evaluations:
         return ADVICE[result.fit.verdict]
     mixed, control = matched[0]
+    against_control = distance_words(result, mixed, control)
     steps = main_steps(result)
-    words = [{c.metric: c.word for c in changes(result, mixed, other, steps)}["fd"] for other in (control, result.base)]
+    words = [against_control[steps], distance_words(result, mixed, result.base)[steps]]
     if words == ["better", "better"]:
         return (
             "The MixFlow model is the better one on this evidence; confirm with more samples and another training seed."
@@ -175,7 +183,7 @@ def advice(result: RunResult) -> str:
         return "Prefer plain training of the same length: it ends nearer to the real images than MixFlow does."
     if words[0] == "better":
         return "MixFlow beats plain training of the same length, but is not measurably better than the model it started from."
-    everywhere = set(distance_words(result, mixed, control).values())
+    everywhere = set(against_control.values())
     if "worse" in everywhere and "better" not in everywhere:
         return "Prefer plain training of the same length: MixFlow is further from the real images at some steps, nearer at none."
     return "There is no reason to prefer the MixFlow model over plain training on this evidence."
