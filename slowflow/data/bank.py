@@ -38,6 +38,18 @@ class Spectrum:
 
 
 @dataclass(frozen=True)
+class WithinClass:
+    """What is left of the data along the principal axes when the mean of each class is taken out.
+
+    Args:
+        means: class -> [d], mean of the class along each axis. variance: [d], pooled variance about them, not floored.
+    """
+
+    means: dict[int, np.ndarray]
+    variance: np.ndarray
+
+
+@dataclass(frozen=True)
 class Bank:
     """Real data by class.
 
@@ -91,3 +103,15 @@ class Bank:
         first = np.flatnonzero(np.diff(group, prepend=-1))
         size = np.diff(first, append=len(variance))
         return Spectrum(axes, mean @ axes, first, np.add.reduceat(variance, first) / size, size.astype(np.float64))
+
+    @cached_property
+    def within(self) -> WithinClass:
+        """Means of the classes and the pooled variance about them, along the principal axes."""
+        axes = self.spectrum.axes
+        means, total, freedom = {}, np.zeros(axes.shape[1]), 0
+        for label, rows in self.shards.items():
+            along = rows @ axes
+            means[label] = along.mean(axis=0)
+            total += np.square(along - means[label]).sum(axis=0)
+            freedom += len(rows) - 1
+        return WithinClass(means, total / max(freedom, 1))

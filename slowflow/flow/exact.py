@@ -21,7 +21,7 @@ from torch import Tensor
 
 from slowflow.errors import InputError
 from slowflow.flow.interpolants import Interpolant, expand, interpolant
-from slowflow.flow.model import combine, convert
+from slowflow.flow.model import combine
 
 FLOOR = 1e-24
 
@@ -97,36 +97,3 @@ class ExactMixture:
 def gaussian(mean: Float[Tensor, "*data"], width: float, path: str | Interpolant = "linear") -> ExactMixture:
     """The exact flow of N(mean, width^2 I)."""
     return ExactMixture(mean.unsqueeze(0).to(torch.float64), torch.zeros(1, dtype=torch.int64), width, path)
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """A planted fault: the velocity of `model` times `factor` (0.95 = too slow, 1.05 = too fast)."""
-
-    model: ExactMixture
-    factor: float
-    calls: int = 1
-    t_max: float = 1.0
-
-    @property
-    def interpolant(self) -> Interpolant:
-        """The path of the model."""
-        return self.model.interpolant
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of a state."""
-        return self.model.shape
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return self.model.classes
-
-    def velocity(self, state: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """factor * u."""
-        return self.factor * self.model.velocity(state, t, cond)
-
-    def predict(self, state: Tensor, t: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
-        """(data_hat, noise_hat) of the scaled velocity."""
-        return convert(self.interpolant, "velocity", state, self.velocity(state, t, cond), t.to(state.dtype))

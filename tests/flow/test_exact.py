@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from slowflow.errors import InputError
-from slowflow.flow.exact import ExactMixture, Scaled, gaussian
+from slowflow.flow.exact import ExactMixture, gaussian
 from slowflow.flow.grids import uniform_grid
 from slowflow.flow.interpolants import interpolant
-from slowflow.flow.model import combine, score
+from slowflow.flow.model import score
 from slowflow.flow.samplers import sampler, walk
 
 DOUBLE = torch.float64
@@ -176,18 +176,3 @@ def test_unknown_class_and_negative_width_are_refused():
         ExactMixture(CENTRES, LABELS, 0.1).predict(randn(11, 1, 3), scalar(0.5), torch.tensor([5]))
     with pytest.raises(InputError, match=r"width is -0\.1"):
         ExactMixture(CENTRES, LABELS, -0.1)
-
-
-@pytest.mark.parametrize("factor", [0.95, 1.05])
-@pytest.mark.parametrize("path", PATHS)
-def test_scaled_multiplies_the_velocity_and_predicts_accordingly(factor, path):
-    field = one_class(path, 0.3)
-    faulty = Scaled(field, factor)
-    state, time = randn(12, 5, 3), scalar(0.4)
-    expected = factor * field.velocity(state, time, zeros(5))
-    assert torch.equal(faulty.velocity(state, time, zeros(5)), expected)
-    data, noise = faulty.predict(state, time, zeros(5))
-    torch.testing.assert_close(combine(interpolant(path), data, noise, time), expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(interpolant(path).state(noise, data, time), state, rtol=1e-12, atol=1e-12)
-    assert faulty.shape == field.shape
-    assert faulty.classes == field.classes
