@@ -9,7 +9,7 @@ from slowflow_cli import shared as s
 
 from slowflow.errors import InputError
 
-WHAT = ("models", "families", "references", "remedies", "features", "figures", "data", "samplers")
+WHAT = ("models", "families", "references", "measures", "remedies", "features", "figures", "data", "samplers")
 
 
 def doctor(json: s.Json = False, debug: s.Debug = False) -> int:
@@ -93,6 +93,7 @@ def _listing(what: str) -> list[dict[str, str]]:
     places = {
         "families": ("slowflow.families", "FAMILIES"),
         "references": ("slowflow.measuring.references", "REFERENCES"),
+        "measures": ("slowflow.measuring.peers", "MEASURES"),
         "remedies": ("slowflow.remedies", "REMEDIES"),
         "figures": ("slowflow.figures", "FIGURES"),
         "data": ("slowflow.data.sets", "SETS"),

@@ -22,7 +22,7 @@ app = typer.Typer(
 
 GROUPS = {
     "Start here": (whole.demo, whole.run, look.doctor, look.ls, look.check),
-    "Measure": (measuring.measure, measuring.suggest),
+    "Measure": (measuring.measure, measuring.suggest, measuring.diagnose),
     "Correct": (training.posttrain, training.pretrain),
     "Make and judge": (making.sample, making.evaluate),
     "Show": (showing.plot, showing.report),

@@ -1,4 +1,4 @@
-"""measure, suggest: how slow a model runs, and which gamma follows."""
+"""measure, suggest, diagnose: how slow a model runs, which gamma follows, and why."""
 
 from __future__ import annotations
 
@@ -8,22 +8,34 @@ from typing import Annotated, Any
 import typer
 from slowflow_cli import shared as s
 
+REFERENCES = (
+    "own, paired, paired-late, nearest, fresh, inverted, level, clocks, ... (slowflow ls references); repeatable."
+)
+
 
 def measure(
     model: s.Model,
     data: s.Data,
     out: Annotated[Path, typer.Option("--out", help="Run folder; the same command again resumes.")],
-    reference: Annotated[list[str], typer.Option("--reference", help="own, nearest, level; repeatable.")] = [
-        "own",
-        "nearest",
-        "level",
+    reference: Annotated[
+        list[str], typer.Option("--reference", help=f"{REFERENCES} auto: own, nearest, level, clocks.")
+    ] = ["auto"],
+    measure: Annotated[
+        list[str], typer.Option("--measure", help="A peer's measure beside them (slowflow ls measures); repeatable.")
+    ] = [],
+    null: Annotated[list[str], typer.Option("--null", help="genuine, exact, coarse, seen, fine; repeatable.")] = [
+        "genuine",
+        "exact",
+        "coarse",
+        "seen",
     ],
     sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em.")] = "euler",
     steps: Annotated[list[int], typer.Option("--steps", help="Intervals; repeatable, the first is reported.")] = [50],
     samples: Annotated[int, typer.Option(help="Trajectories.")] = 500,
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 = none.")] = 1.0,
     shift: Annotated[float, typer.Option(help="Resolution warp of the sampling grid.")] = 1.0,
-    backend: Annotated[str, typer.Option(help="Search engine: auto, faiss, torch.")] = "auto",
+    backend: Annotated[str, typer.Option(help="Search engine: auto, faiss, torch; approximate biases m.")] = "auto",
+    bank: Annotated[int, typer.Option(help="Images in the bank; 0 takes all that are not held out.")] = 0,
     heldout: s.Heldout = 0.2,
     family: s.Family = "sit",
     factory: s.Factory = None,
@@ -55,12 +67,17 @@ def measure(
         steps=tuple(steps),
         sampler=sampler,
         references=tuple(reference),
+        measures=tuple(measure),
+        nulls=tuple(null),
         guidance=guidance,
         seed=seed,
         shift=shift,
         shard=s.batch_size(batch_size),
         backend=backend,
+        bank=bank,
     )
+    asked = {"model": model, "family": family, "data": data}
+    asked |= {"factory": factory, "interpolant": interpolant, "prediction": prediction, "heads": heads}
     output.say(f"measuring into {out}")
     found = run(
         opened.model,
@@ -69,11 +86,21 @@ def measure(
         out,
         heldout=heldout,
         model_id=identity(opened.model),
+        reopen=asked,
         progress=output.progress("measure"),
     )
-    for name in found.references:
+    for name in found.readings():
         output.say(f"\nreference {name}")
         output.say(curve_table(found.summary(name)))
+    for name in found.measures:
+        output.say(f"\nmeasure {name}")
+        output.say(found.measure(name).to_string(index=False, float_format=lambda x: f"{x:.3f}"))
+    for name, facts in found.facts["search"].items():
+        if "recall" in facts:
+            output.say(
+                f"\napproximate search under '{name}': recall {facts['recall']:.3f}, signed error in m "
+                f"{facts['signed_error_in_m']:+.4f} ({facts['checked']:.0f} states checked against the exact search)"
+            )
     output.say("")
     say_fit(output, found.suggest())
     for other in found.steps[1:]:
@@ -104,6 +131,9 @@ def say_fit(output: s.Output, fit: Any) -> None:
     output.say(f"gamma {fit.gamma:.3f} (method: {fit.method}; {fit.time})")
     for name, estimate in fit.estimates.items():
         output.say(f"  {name:<16} {estimate}")
+    if fit.log_snr_gap is not None:
+        output.say(f"  {'log-SNR gap':<16} {fit.log_snr_gap}")
+    output.say(f"shape: {fit.shape}: {fit.shape_reason}")
     for text in fit.warnings:
         output.say(f"  warning: {text}")
 
@@ -123,3 +153,65 @@ def suggest(
     fit = result.fit if reference is None else next(iter(result.measurements.values())).suggest(reference)
     say_fit(output, fit)
     output.answer(canonical(fit))
+
+
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="A measurement, or the folder of a whole run.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Run folder; default: diagnosis inside the measurement.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="MODEL, where it is not where it was when measured.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="DATA, where it is not where it was.")] = None,
+    samples: Annotated[int, typer.Option(help="Trajectories, at most as many as held-out images.")] = 256,
+    steps: Annotated[
+        list[int], typer.Option("--steps", help="Three or more step counts, the reported one first; repeatable.")
+    ] = [],
+    device: s.Device = "auto",
+    dtype: s.Dtype = "float32",
+    threads: s.Threads = 0,
+    json: s.Json = False,
+    quiet: s.Quiet = False,
+    debug: s.Debug = False,
+) -> None:
+    """Why do states lag: step size, local model error, or accumulation? And the cheapest first remedy."""
+    output = s.Output(json, quiet)
+    where, precision = s.setup(threads, device, dtype)
+    from slowflow.data.open import open_data
+    from slowflow.io.run import read_manifest
+    from slowflow.measuring.causes.diagnosis import diagnose as find
+    from slowflow.results import RunResult
+
+    measured = RunResult.load(run).measured
+    asked = measured.asked(model=model, data=data)
+    names = ("model", "family", "factory", "interpolant", "prediction", "heads")
+    opened = s.open_model(*(asked[name] for name in names), where, precision)
+    images = open_data(asked["data"], classes=opened.model.classes)
+    found = find(
+        measured, opened.model, images, out, samples=samples, steps=tuple(steps), progress=output.progress("diagnose")
+    )
+    say_diagnosis(output, found)
+    output.answer(read_manifest(found.path, "diagnose")["result"]["summary"])
+
+
+def say_diagnosis(output: s.Output, found: Any) -> None:
+    """Causes for people."""
+    from slowflow.measuring.causes.diagnosis import CAUSE, MEANING
+
+    counts = "/".join(map(str, found.counts))
+    output.say(f"verdict: {found.verdict}; cause: {CAUSE.get(found.cause, found.cause)}   ({counts} steps)")
+    for name, division in found.divisions.items():
+        mark = "*" if name == found.reading else " "
+        output.say(
+            f"{mark} {name:<13} lag {division.lag} in units of gamma"
+            + ("" if division.clear else ", not clear of zero")
+        )
+        if division.clear:
+            for part, estimate in division.parts.items():
+                output.say(f"    {part:<13} {estimate}   share {division.shares[part]}   {MEANING[part]}")
+    share, divergence = found.off_path
+    output.say(f"  off path      {share} of a divergence of {divergence} nats: no single time takes that away")
+    trips = ", ".join(f"{n} steps {found.mean(f'roundtrip-{n}').value:.3f}" for n in found.counts)
+    output.say(f"  round trip    {trips}   (step size only)")
+    law = ", ".join(f"{name} {estimate}" for name, estimate in found.noise_law().items())
+    output.say(f"  inverted noise: {law}   (model only; 3 and 1 for a perfect one)")
+    output.say(f"  {found.advice}")

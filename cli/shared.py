@@ -164,6 +164,10 @@ def verb(function: Callable[..., int | None]) -> Callable[..., None]:
         except SlowFlowError as error:
             _complain(str(error), options)
             code = error.exit_code
+        except BrokenPipeError:
+            # whoever read our output has seen enough; nothing may be written to it any more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
         except MemoryError:
             _complain("out of memory; a smaller --batch-size needs less", options)
             code = 4

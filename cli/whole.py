@@ -66,7 +66,9 @@ def run(
         gamma=None if gamma == "auto" else _number(gamma),
         heldout=heldout,
     )
-    _whole(output, opened, model, data, settings, out)
+    asked = {"model": model, "family": family, "data": data}
+    asked |= {"factory": factory, "interpolant": interpolant, "prediction": prediction, "heads": heads}
+    _whole(output, opened, asked, settings, out)
 
 
 def demo(
@@ -101,25 +103,19 @@ def demo(
         train=from_mapping(TrainConfig, told["train"], f"demo of {model}"),
         descendants=bool(content.get("descendants")),
     )
-    _whole(
-        output,
-        s.open_model(model, "sit", None, None, None, None, where, precision),
-        model,
-        content["data"],
-        settings,
-        out,
-    )
+    opened = s.open_model(model, "sit", None, None, None, None, where, precision)
+    _whole(output, opened, {"model": model, "data": content["data"]}, settings, out)
 
 
-def _whole(output: s.Output, opened: Any, model: str, data: str, settings: Any, out: Path) -> None:
+def _whole(output: s.Output, opened: Any, asked: dict[str, Any], settings: Any, out: Path) -> None:
     from slowflow.data.open import open_data
     from slowflow.io.run import read_manifest
     from slowflow.pipeline import run as pipeline
     from slowflow.reporting import text
 
     output.say(f"running into {out}")
-    images = open_data(data, classes=opened.model.classes)
-    result = pipeline(opened, model, images, settings, out, progress=output.stage)
+    images = open_data(asked["data"], classes=opened.model.classes)
+    result = pipeline(opened, asked["model"], images, settings, out, asked=asked, progress=output.stage)
     for finding in text.findings(result):
         output.say(f"\n{finding.sentence}\n  {finding.numbers}")
     output.say("\n" + text.advice(result))

@@ -77,9 +77,14 @@ def measure(
         out: run folder.
         heldout: share of each class kept out of the bank, for the nulls.
     """
+    asked = {
+        "model": None if isinstance(model, FlowModel) else str(model),
+        "data": None if isinstance(data, ImageSet) else str(data),
+    }
     model = _opened(model)
     images = open_data(data, classes=model.classes)
-    return _measure(model, images, probe or Probe(), out, heldout=heldout, model_id=identity(model))
+    identified = identity(model)
+    return _measure(model, images, probe or Probe(), out, heldout=heldout, model_id=identified, reopen=asked)
 
 
 def suggest(measurement: Measurement | str | Path) -> GammaFit:

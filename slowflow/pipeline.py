@@ -62,7 +62,14 @@ class RunConfig:
 
 
 def run(
-    opened: Opened, spec: str, data: ImageSet, config: RunConfig, out: str | Path, *, progress: Progress | None = None
+    opened: Opened,
+    spec: str,
+    data: ImageSet,
+    config: RunConfig,
+    out: str | Path,
+    *,
+    asked: dict[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> RunResult:
     """The whole loop on one model; returns the finished run (report included).
 
@@ -72,6 +79,7 @@ def run(
         data: real images.
         config: settings.
         out: run folder.
+        asked: how model and data were asked for, so that `diagnose` can open them again.
         progress: called with (stage, done, total, note).
 
     Raises:
@@ -87,7 +95,7 @@ def run(
     check = _check(opened.model, data)
     held = len(data.split(config.heldout)[1])
     config = replace(config, sampling=replace(config.sampling, samples=min(config.sampling.samples, held)))
-    loop = _Loop(opened.model, identified, data, features, config, folder.path, progress)
+    loop = _Loop(opened.model, identified, data, features, config, folder.path, progress, asked)
     base = Arm("base", "before", "base")
     fit = loop.look(base, opened.model, identified).suggest()
     gamma = fit.gamma if config.gamma is None else config.gamma
@@ -119,6 +127,7 @@ class _Loop:
     config: RunConfig
     path: Path
     progress: Progress | None
+    asked: dict[str, Any] | None
 
     def _report(self, stage: str) -> Callable[[int, int, str], None]:
         return lambda done, total, note: self.progress(stage, done, total, note) if self.progress is not None else None
@@ -132,6 +141,7 @@ class _Loop:
             self.config.probe,
             self.path / f"measure-{arm.name}",
             nulls_from=None if arm.role == "base" else self.path / "measure-base",
+            reopen=self.asked if arm.role == "base" else None,
             progress=self._report(f"measure {arm.title}"),
             **shared,
         )

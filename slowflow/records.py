@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from slowflow.errors import InputError
 
-KINDS = ("model", "genuine", "exact", "coarse", "seen")
+KINDS = ("model", "genuine", "exact", "coarse", "seen", "fine", "unguided")
 """model: the checkpoint's own states. genuine: real interpolations. exact: a perfect model with a fine solver.
-coarse: the perfect model under the user's sampler and steps. seen: real interpolations of images of the bank itself."""
+coarse: the perfect model under the user's sampler and steps. seen: real interpolations of images of the bank itself.
+fine: the checkpoint with a fine solver. unguided: the checkpoint without guidance, measured beside guided sampling."""
+DEFAULT_REFERENCES = ("own", "nearest", "level", "clocks")
 
 
 @dataclass(frozen=True)
@@ -43,25 +45,30 @@ class Probe:
         samples: number of trajectories, at least 2.
         steps: intervals of the sampling grid; the first is the one reported, others are measured beside it.
         sampler: euler, heun, recombine or em.
-        references: which ground truth states are compared with.
+        references: which ground truth states are compared with; auto takes DEFAULT_REFERENCES, without those that need
+            the starting noise where the sampler is stochastic.
+        measures: measures of peers that are taken beside them (`slowflow ls measures`).
         guidance: scale of classifier-free guidance; 1 = none.
         seed: of noise and nulls.
         shift: resolution warp of the sampling grid.
         nulls: kinds measured beside the model.
         shard: samples a saved shard (and a batch) holds.
-        backend: search engine: auto, faiss or torch.
+        backend: search engine: auto, faiss or torch; `approximate` is never chosen by itself, it biases m.
+        bank: rows of the bank, 0 for all that the data give.
     """
 
     samples: int = 500
     steps: int | tuple[int, ...] = (50,)
     sampler: str = "euler"
-    references: str | tuple[str, ...] = ("own", "nearest", "level")
+    references: str | tuple[str, ...] = "auto"
+    measures: tuple[str, ...] = ()
     guidance: float = 1.0
     seed: int = 0
     shift: float = 1.0
     nulls: tuple[str, ...] = ("genuine", "exact", "coarse", "seen")
     shard: int = 64
     backend: str = "auto"
+    bank: int = 0
 
     def __post_init__(self) -> None:
         if not 2 <= self.samples <= 10_000_000:
@@ -82,6 +89,8 @@ class Probe:
             raise InputError(f"guidance is {self.guidance}, expected a scale between 0 and 100 (1 = none)")
         if not 0.1 <= self.shift <= 100.0:
             raise InputError(f"shift is {self.shift}, expected between 0.1 and 100")
+        if self.bank < 0:
+            raise InputError(f"bank is {self.bank}, expected a number of images, or 0 for all")
         if self.shard < 1:
             raise InputError(f"shard is {self.shard}, expected at least 1")
         unknown = [kind for kind in self.nulls if kind not in KINDS[1:]]
@@ -112,6 +121,11 @@ class GammaFit:
         warnings: sentences that every table and figure repeats.
         band_reference, excess_reference: what the band and the excess were read from.
         time: the time variable gamma refers to.
+        shape: interval, shift, jitter, fast or none: what the slack above genuine states looks like. shape_reason: why.
+        log_snr_gap: mean of log SNR(t) - log SNR(m) at m = t (1 - excess gamma / 2), over the times of the excess.
+        curve: rows (t, gamma(t), low, high), each time by itself. isotonic: rows (t, gamma(t)) whose lag never shrinks.
+        tests: `reading: law` -> squared error on trajectories left out, as a share of predicting no lag.
+        laws: reading -> the law that wins: none, gamma t, c h, or gamma t + c h.
     """
 
     gamma: float
@@ -123,3 +137,10 @@ class GammaFit:
     band_reference: str = "nearest"
     excess_reference: str = "level"
     time: str = "canonical t, 0 = noise, 1 = data"
+    shape: str = "none"
+    shape_reason: str = ""
+    log_snr_gap: Estimate | None = None
+    curve: tuple[tuple[float, float, float, float], ...] = ()
+    isotonic: tuple[tuple[float, float], ...] = ()
+    tests: dict[str, float] = field(default_factory=dict)
+    laws: dict[str, str] = field(default_factory=dict)

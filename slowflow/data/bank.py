@@ -25,6 +25,10 @@ LARGEST = 8192
 class Spectrum:
     """Principal axes of the data, ordered and grouped by variance.
 
+    Axes and groups come from one half of the rows, variances from the other. Along axes that were fitted to it, data look
+    stretched (weak axes too weak, strong ones too strong); along axes that were fitted to other data they do not, and
+    nothing here needs the axes to be the best ones.
+
     Args:
         axes: [d, d], columns. mean: [d], of the data along each axis. first_of_group: [g], first axis of each group.
         group_variance: [g], mean variance in a group. group_size: [g], axes in it.
@@ -42,7 +46,8 @@ class WithinClass:
     """What is left of the data along the principal axes when the mean of each class is taken out.
 
     Args:
-        means: class -> [d], mean of the class along each axis. variance: [d], pooled variance about them, not floored.
+        means: class -> [d], mean of the class along each axis. variance: [d], pooled variance about them, the mean of its
+            group at every axis; not floored.
     """
 
     means: dict[int, np.ndarray]
@@ -91,27 +96,41 @@ class Bank:
         Raises:
             DataError: more than LARGEST dimensions.
         """
-        rows = np.concatenate([self.shards[label] for label in sorted(self.shards)])
-        if rows.shape[1] > LARGEST:
-            raise DataError(f"data of {rows.shape[1]} dimensions are too large for principal axes (at most {LARGEST})")
-        mean = rows.mean(axis=0)
-        centred = rows - mean
-        variance, axes = np.linalg.eigh(centred.T @ centred / max(len(rows) - 1, 1))
-        variance = np.maximum(variance, FLOOR * max(variance.mean(), 1e-12))
-        edges = np.geomspace(variance.min(), variance.max() * (1 + 1e-9), GROUPS + 1)
-        group = np.clip(np.searchsorted(edges, variance, side="right") - 1, 0, GROUPS - 1)
+        for_axes, for_variance = self._halves()
+        size = for_axes.shape[1]
+        if size > LARGEST:
+            raise DataError(f"data of {size} dimensions are too large for principal axes (at most {LARGEST})")
+        centred = for_axes - for_axes.mean(axis=0)
+        order, axes = np.linalg.eigh(centred.T @ centred / max(len(centred) - 1, 1))
+        order = np.maximum(order, FLOOR * max(order.mean(), 1e-12))
+        edges = np.geomspace(order.min(), order.max() * (1 + 1e-9), GROUPS + 1)
+        group = np.clip(np.searchsorted(edges, order, side="right") - 1, 0, GROUPS - 1)
         first = np.flatnonzero(np.diff(group, prepend=-1))
-        size = np.diff(first, append=len(variance))
-        return Spectrum(axes, mean @ axes, first, np.add.reduceat(variance, first) / size, size.astype(np.float64))
+        count = np.diff(first, append=size)
+        variance = np.add.reduceat((for_variance @ axes).var(axis=0, ddof=1), first) / count
+        mean = np.concatenate([for_axes, for_variance]).mean(axis=0) @ axes
+        floored = np.maximum(variance, FLOOR * max(variance @ count / size, 1e-12))
+        return Spectrum(axes, mean, first, floored, count.astype(np.float64))
+
+    def _halves(self) -> tuple[np.ndarray, np.ndarray]:
+        """Every other row of each class, and the rest; all rows twice where a half would hold fewer than two."""
+        rows = [self.shards[label] for label in sorted(self.shards)]
+        halves = tuple(np.concatenate([one[k::2] for one in rows]) for k in (0, 1))
+        if min(map(len, halves)) < 2:
+            return np.concatenate(rows), np.concatenate(rows)
+        return halves[0], halves[1]
 
     @cached_property
     def within(self) -> WithinClass:
         """Means of the classes and the pooled variance about them, along the principal axes."""
-        axes = self.spectrum.axes
-        means, total, freedom = {}, np.zeros(axes.shape[1]), 0
+        spectrum = self.spectrum
+        means, total, freedom = {}, np.zeros(len(spectrum.axes)), 0
         for label, rows in self.shards.items():
-            along = rows @ axes
+            along = rows @ spectrum.axes
             means[label] = along.mean(axis=0)
-            total += np.square(along - means[label]).sum(axis=0)
-            freedom += len(rows) - 1
-        return WithinClass(means, total / max(freedom, 1))
+            # the half that did not fit the axes; a class of one image has no spread to tell
+            other = along[1::2] if len(along) >= 4 else along
+            total += np.square(other - other.mean(axis=0)).sum(axis=0)
+            freedom += len(other) - 1
+        pooled = np.add.reduceat(total / max(freedom, 1), spectrum.first_of_group) / spectrum.group_size
+        return WithinClass(means, np.repeat(pooled, spectrum.group_size.astype(int)))

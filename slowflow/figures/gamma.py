@@ -11,12 +11,32 @@ from slowflow.results import RunResult
 
 MEANING = {
     "band": "band: width of the raw fan",
+    "q50": "raw fan, line through the median",
+    "q90": "raw fan, line above 90 %",
     "excess_genuine": "excess over genuine states",
-    "spread": "spread over genuine states",
     "excess_exact": "excess over a perfect model",
     "excess_coarse": "excess over a perfect model, same steps",
+    "spread": "spread over genuine states",
+    "edge": "edge over genuine states",
+    "slope": "excess left at step size zero",
+    "step_term": "excess due to the step size",
     "floor": "what the instrument makes by itself",
+    "guided_minus_unguided": "what guidance adds",
 }
+OF_CLOCK = {
+    "genuine": MEANING["excess_genuine"],
+    "exact": MEANING["excess_exact"],
+    "coarse": MEANING["excess_coarse"],
+    **MEANING,
+}
+
+
+def meaning(name: str) -> str:
+    """What an estimate says; those of a clock carry its name first."""
+    clock, _, rest = name.partition("_")
+    if clock in ("signal", "noise") and rest in OF_CLOCK:
+        return f"{clock} clock: {OF_CLOCK[rest]}"
+    return MEANING.get(name, name)
 
 
 def data(result: RunResult) -> pd.DataFrame:
@@ -25,7 +45,7 @@ def data(result: RunResult) -> pd.DataFrame:
     rows = [
         {
             "name": name,
-            "meaning": MEANING.get(name, name),
+            "meaning": meaning(name),
             "value": one.value,
             "low": one.low,
             "high": one.high,
@@ -72,7 +92,8 @@ FIGURES.register("gamma", summary="every estimate of gamma with its interval", s
         caption=(
             "Two kinds of gamma that answer different questions. The band (orange, recommended) is the width of the raw "
             "fan and contains what a perfect model draws too; the excess is what is left above a null and says how much "
-            "exposure bias there is. Which of them makes the better post-training is an open question."
+            "exposure bias there is; for the two clocks it is the same excess of signal and noise, read apart. "
+            "Which of them makes the better post-training is an open question."
         ),
         data=data,
         draw=draw,

@@ -7,6 +7,7 @@ anywhere goes on with the first missing shard and ends in the same bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,27 @@ from slowflow.data.bank import LARGEST, Bank
 from slowflow.data.images import ImageSet
 from slowflow.errors import DataError, InputError
 from slowflow.families.open import direction_test
+from slowflow.flow.grids import uniform_grid
 from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
-from slowflow.flow.samplers import SAMPLERS
+from slowflow.flow.samplers import sampler
 from slowflow.io import atomic, checkpoint
 from slowflow.io.run import RunFolder
-from slowflow.measuring import search
+from slowflow.measuring import screening, search
 from slowflow.measuring.measurement import Measurement
-from slowflow.measuring.references import REFERENCES, Trajectories
-from slowflow.measuring.trajectories import Source, nfe
-from slowflow.records import Probe
+from slowflow.measuring.peers import MEASURES
+from slowflow.measuring.references import REFERENCES, Assigned, Reference, Start, Trajectories
+from slowflow.measuring.shards import shard_name
+from slowflow.measuring.trajectories import FROM_IMAGES, PERFECT, Source, nfe
+from slowflow.records import DEFAULT_REFERENCES, Probe
 
 Progress = Callable[[int, int, str], None]
 KEPT = 8
 """Samples whose whole trajectories are kept for pictures."""
 CHECKED = 2
 """Samples a shard on which one search engine is checked against the other."""
-
-
-def shard_name(kind: str, steps: int, first: int) -> str:
-    """File of the shard that starts at sample id `first`."""
-    return f"shards/{kind}-{steps:05d}-{first:08d}.safetensors"
+SPECTRAL = ("level", "level-learned", "clocks")
+"""References that need the principal axes of the data."""
 
 
 def measure(
@@ -49,6 +50,7 @@ def measure(
     heldout: float = 0.2,
     model_id: dict[str, Any] | None = None,
     nulls_from: Path | None = None,
+    reopen: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
     """Measure how slow the model's states run, with nulls; resumes an unfinished folder.
@@ -62,6 +64,7 @@ def measure(
         model_id: what identifies the checkpoint; goes into the configuration.
         nulls_from: a measurement of another model on the same path, data and probe, whose nulls are copied: they know
             nothing of the model, so they would come out the same.
+        reopen: how model and data were asked for, so that `diagnose` can open them again.
         progress: called with (samples done, samples in all, note).
 
     Raises:
@@ -69,15 +72,7 @@ def measure(
         ConfigMismatchError: the folder holds another run.
     """
     bank_set, held = _split(model, data, heldout)
-    SAMPLERS.get(probe.sampler)
-    for name in probe.names:
-        REFERENCES.get(name)
-    guided(model, probe.guidance)
-    if "level" in probe.names and np.prod(model.shape) > LARGEST:
-        raise InputError(
-            f"states of {np.prod(model.shape):,} dimensions are too large for the reference 'level' (at most {LARGEST:,}); "
-            "name the others: --reference own --reference nearest"
-        )
+    probe = resolved(probe, model)
     engine = search.backend(probe.backend, model.interpolant)
     config = {
         "model": model_id or {"name": model.name},
@@ -87,24 +82,24 @@ def measure(
     folder = RunFolder(out, "measure", config)
     if folder.finished:
         return Measurement.load(folder.path)
+    bank_set, warnings = screening.screened(bank_set, held, probe.bank, probe.seed)
     source, bank = Source(model, held, bank_set, probe), Bank.of(bank_set, conditional=model.classes > 0)
     model.net.eval()
     conventions = direction_test(model, held)
-    names = []
     plan = list(_plan(source, probe))
-    total, done = sum(len(ids) for _, _, ids in plan), 0
-    for kind, steps, ids in plan:
-        name = shard_name(kind, steps, int(ids[0]))
-        if not (folder.path / name).exists() and nulls_from is not None and kind != "model":
-            atomic.write_bytes(folder.path / name, (nulls_from / name).read_bytes())
-        elif not (folder.path / name).exists():
-            _write_shard(
-                folder.path / name, source.make(kind, ids, steps), ids, probe, bank, engine, keep=kind == "model"
-            )
-        names.append(name)
+    names = [shard_name(kind, start, steps, int(ids[0])) for kind, start, steps, ids in plan]
+    total, done = sum(len(ids) for *_, ids in plan), 0
+    for name, (kind, start, steps, ids) in zip(names, plan, strict=True):
+        file = folder.path / name
+        if not file.exists() and nulls_from is not None and kind in (*FROM_IMAGES, *PERFECT) and not probe.measures:
+            atomic.write_bytes(file, (nulls_from / name).read_bytes())
+        elif not file.exists():
+            _write_shard(file, source, source.make(kind, ids, steps, start), start, bank, engine)
         done += len(ids)
         if progress is not None:
             progress(done, total, f"{kind} states, {steps} steps")
+    if "level" in probe.names:
+        warnings += screening.level_warning(bank, model.interpolant, uniform_grid(probe.grids[0]).numpy()[1:])
     facts = {
         "nfe": {str(steps): nfe(model, probe, steps) for steps in probe.grids},
         "backend": engine,
@@ -115,6 +110,8 @@ def measure(
         "shape": list(model.shape),
         "interpolant": model.interpolant.name,
         "conventions": conventions.problem,
+        "warnings": warnings,
+        "reopen": reopen,
         "search": _search_facts([folder.path / name for name in names]),
     }
     folder.finish(
@@ -139,20 +136,61 @@ def _split(model: FlowModel, data: ImageSet, heldout: float) -> tuple[ImageSet, 
     return data.split(heldout)
 
 
-def _plan(source: Source, probe: Probe) -> Iterator[tuple[str, int, np.ndarray]]:
-    """(kind, steps, sample ids) of every shard, in the order they are made."""
+def resolved(probe: Probe, model: FlowModel) -> Probe:
+    """The probe with nothing left to choose: references, nulls, and every name checked.
+
+    Raises:
+        InputError: unknown names, references that a stochastic sampler or the dimension rules out, or no reference that
+            reads single states.
+    """
+    method = sampler(probe.sampler)
+    names = tuple(DEFAULT_REFERENCES) if probe.names == ("auto",) else probe.names
+    if probe.names == ("auto",) and method.stochastic:
+        names = tuple(name for name in names if not REFERENCES.get(name).shares_noise)
+    if probe.names == ("auto",) and np.prod(model.shape) > LARGEST:
+        names = tuple(name for name in names if name not in SPECTRAL)
+    references = [(name, REFERENCES.get(name)) for name in names]
+    for name, reference in references:
+        if reference.shares_noise and method.stochastic:
+            raise InputError(
+                f"the reference '{name}' compares a state with the noise it started from, which the stochastic sampler "
+                f"'{probe.sampler}' replaces on the way; measure 'level', 'clocks' or 'fresh', or sample with an ODE"
+            )
+        if name in SPECTRAL and np.prod(model.shape) > LARGEST:
+            raise InputError(
+                f"states of {np.prod(model.shape):,} dimensions are too large for the reference '{name}' (at most "
+                f"{LARGEST:,}); name the others: --reference own --reference nearest"
+            )
+    if not any(isinstance(reference, Reference) for _, reference in references):
+        raise InputError(f"'{names[0]}' alone gives no band; measure 'level' or another reference beside it")
+    for name in probe.measures:
+        MEASURES.get(name)
+    field = guided(model, probe.guidance)
+    nulls = probe.nulls if field is model or "unguided" in probe.nulls else (*probe.nulls, "unguided")
+    return replace(probe, references=names, nulls=nulls)
+
+
+def _starts(probe: Probe) -> list[Start]:
+    """Where trajectories begin, as the references and measures want it; pure noise always."""
+    looking = [REFERENCES.get(n).start for n in probe.names] + [MEASURES.get(n).start for n in probe.measures]
+    return ["noise", *(start for start in ("late", "inverted") if start in looking)]
+
+
+def _plan(source: Source, probe: Probe) -> Iterator[tuple[str, Start, int, np.ndarray]]:
+    """(kind, start, steps, sample ids) of every shard, in the order they are made."""
     for steps in probe.grids:
-        for kind in ("model", *probe.nulls):
-            ids = source.ids(kind)
-            for i in range(0, len(ids), probe.shard):
-                yield kind, steps, ids[i : i + probe.shard]
+        for start in _starts(probe):
+            nulls = probe.nulls if start == "noise" else [null for null in probe.nulls if null in PERFECT]
+            for kind in ("model", *nulls):
+                ids = source.ids(kind, start)
+                for i in range(0, len(ids), probe.shard):
+                    yield kind, start, steps, ids[i : i + probe.shard]
 
 
-def _write_shard(
-    path: Path, batch: Trajectories, ids: np.ndarray, probe: Probe, bank: Bank, engine: str, keep: bool
-) -> None:
+def _write_shard(path: Path, source: Source, batch: Trajectories, start: Start, bank: Bank, engine: str) -> None:
+    probe = source.probe
     tensors = {
-        "ids": torch.from_numpy(ids.astype(np.int64)),
+        "ids": torch.from_numpy(batch.ids.astype(np.int64)),
         "labels": torch.from_numpy(batch.labels.astype(np.int64)),
         "t": torch.from_numpy(batch.grid),
         "norm": torch.from_numpy(np.linalg.norm(batch.states, axis=2) / np.sqrt(batch.states.shape[2])),
@@ -160,34 +198,45 @@ def _write_shard(
     facts: dict[str, Any] = {}
     for name in probe.names:
         reference = REFERENCES.get(name)
-        found = reference.assign(batch, bank, engine)
-        tensors[f"{name}/m"] = torch.from_numpy(found.m)
-        tensors[f"{name}/residual"] = torch.from_numpy(found.residual)
-        tensors[f"{name}/boundary"] = torch.from_numpy(found.boundary)
-        tensors[f"{name}/index"] = torch.from_numpy(found.index.astype(np.int32))
-        facts[name] = {"certified": found.certified, **_agreement(name, batch, bank, found.index, engine)}
-    if keep:
+        if reference.start != start and batch.kind not in FROM_IMAGES:
+            continue
+        if not isinstance(reference, Reference):
+            found = reference.observe(batch, bank)
+            tensors |= {f"{name}/{key}": torch.from_numpy(np.ascontiguousarray(v)) for key, v in found.items()}
+            continue
+        assigned = reference.assign(batch, bank, engine)
+        arrays = {"m": assigned.m, "residual": assigned.residual, "boundary": assigned.boundary, **assigned.more}
+        tensors |= {f"{name}/{key}": torch.from_numpy(np.ascontiguousarray(v)) for key, v in arrays.items()}
+        tensors[f"{name}/index"] = torch.from_numpy(assigned.index.astype(np.int32))
+        facts[name] = {"certified": assigned.certified, **_agreement(name, batch, bank, assigned, engine)}
+    for name in probe.measures:
+        measure = MEASURES.get(name)
+        if measure.start == start and batch.kind in measure.kinds:
+            seen = measure.observe(batch, guided(source.model, probe.guidance))
+            tensors |= {f"{name}/{key}": torch.from_numpy(np.ascontiguousarray(v)) for key, v in seen.items()}
+    if batch.kind == "model" and start == "noise":
         tensors["final"] = torch.from_numpy(batch.endpoint.astype(np.float32))
-        kept = ids < KEPT
-        tensors["kept"] = torch.from_numpy(batch.states[kept].astype(np.float32))
+        tensors["kept"] = torch.from_numpy(batch.states[batch.ids < KEPT].astype(np.float32))
     checkpoint.save(path, tensors, {"search": facts})
 
 
-def _agreement(name: str, batch: Trajectories, bank: Bank, index: np.ndarray, engine: str) -> dict[str, float]:
-    """Share of a subsample on which the other search engine picks the same image, where there is another."""
+def _agreement(name: str, batch: Trajectories, bank: Bank, found: Assigned, engine: str) -> dict[str, float]:
+    """How the search compares with another exact engine on a subsample, where there is another.
+
+    Two exact engines must agree; of an approximate one the recall and the signed error in m are kept.
+    """
     others = [other for other in search.backends() if other != engine]
     if name != "nearest" or not others or not batch.path.straight:
         return {}
-    few = Trajectories(
-        batch.states[:CHECKED],
-        batch.noise[:CHECKED],
-        batch.endpoint[:CHECKED],
-        batch.labels[:CHECKED],
-        batch.grid,
-        batch.path,
-    )
-    again = REFERENCES.get(name).assign(few, bank, others[0]).index
-    return {"agreement": float(np.mean(again == index[:CHECKED])), "checked": float(again.size)}
+    few = batch.head(CHECKED)
+    reference = REFERENCES.get(name)
+    assert isinstance(reference, Reference)  # `nearest` reads single states
+    again = reference.assign(few, bank, others[-1])
+    same = float(np.mean(again.index == found.index[:CHECKED]))
+    if engine != "approximate":
+        return {"agreement": same, "checked": float(again.index.size)}
+    error = float(np.mean(found.m[:CHECKED] - again.m))
+    return {"recall": same, "signed_error_in_m": error, "checked": float(again.index.size)}
 
 
 def _search_facts(paths: list[Path]) -> dict[str, dict[str, float]]:

@@ -8,20 +8,36 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from slowflow.config import canonical
+from slowflow.data.images import ImageSet
+from slowflow.data.open import open_data
 from slowflow.errors import InputError
+from slowflow.families.base import OpenOptions
+from slowflow.families.open import open_model
+from slowflow.flow.interpolants import interpolant
+from slowflow.flow.model import FlowModel
 from slowflow.io import checkpoint
 from slowflow.io.run import read_manifest, verify
 from slowflow.measuring import gamma
-from slowflow.measuring.bootstrap import RESAMPLES, interval, mean_curve, weights
+from slowflow.measuring.bootstrap import RESAMPLES, interval, weights
+from slowflow.measuring.peers import MEASURES
+from slowflow.measuring.references import REFERENCES, Reference, Start
+from slowflow.measuring.shards import parsed
+from slowflow.measuring.slack import Reading, Slack, everyone
 from slowflow.records import Estimate, GammaFit
 
+if TYPE_CHECKING:
+    from slowflow.measuring.causes.diagnosis import Diagnosis
+
 QUANTILES = (0.05, 0.5, 0.95)
+ON_THE_EDGE = 0.5
+"""Share of a reference's m at or beyond an end of [0, 1] from which it is warned about."""
 
 
 @dataclass(frozen=True)
@@ -65,58 +81,101 @@ class Measurement:
         return list(self.config["probe"]["steps"])
 
     @property
+    def measures(self) -> list[str]:
+        """Peers' measures that were taken."""
+        return list(self.config["probe"]["measures"])
+
+    @property
+    def singles(self) -> list[str]:
+        """References that give every state an m."""
+        return [name for name in self.references if isinstance(REFERENCES.get(name), Reference)]
+
+    @property
     def band_reference(self) -> str:
-        """Whose raw fan gives the band: nearest when it was measured, else the first."""
-        return "nearest" if "nearest" in self.references else self.references[0]
+        """Whose raw fan gives the band: nearest when it was measured, else the first that reads single states."""
+        return "nearest" if "nearest" in self.references else self.singles[0]
 
     @property
     def main_reference(self) -> str:
-        """Whose excess gives the verdict: level (a perfect model is at zero there), else nearest, else the first."""
+        """Whose excess is the main one: level (a perfect model is at zero there), else that of the band."""
         return "level" if "level" in self.references else self.band_reference
 
     @cached_property
-    def _arrays(self) -> dict[tuple[str, int], dict[str, np.ndarray]]:
-        """(kind, steps) -> arrays over all its samples, in order of sample id."""
-        grouped: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    def _arrays(self) -> dict[tuple[str, Start, int], dict[str, np.ndarray]]:
+        """(kind, start, steps) -> arrays over all its samples, in order of sample id."""
+        grouped: dict[tuple[str, Any, int], list[dict[str, Any]]] = {}
         for name in sorted(self.files):
-            kind, steps, _ = Path(name).stem.split("-")
             tensors = checkpoint.load(self.path / name).tensors
-            grouped.setdefault((kind, int(steps)), []).append({k: v.numpy() for k, v in tensors.items()})
+            grouped.setdefault(parsed(name), []).append({k: v.numpy() for k, v in tensors.items()})
         return {
             key: {k: shards[0][k] if k == "t" else np.concatenate([s[k] for s in shards]) for k in shards[0]}
             for key, shards in grouped.items()
         }
 
-    def kinds(self, steps: int | None = None) -> list[str]:
+    def kinds(self, steps: int | None = None, start: Start = "noise") -> list[str]:
         """Kinds measured at these steps: model first, then nulls."""
         steps = steps or self.steps[0]
-        return [kind for kind in ("model", *self.config["probe"]["nulls"]) if (kind, steps) in self._arrays]
+        wanted = ("model", *self.config["probe"]["nulls"])
+        return [kind for kind in wanted if (kind, self._start(kind, start), steps) in self._arrays]
+
+    @staticmethod
+    def _start(kind: str, start: Start) -> Start:
+        """Interpolations of real images begin nowhere: they serve every start."""
+        return "noise" if kind in ("genuine", "seen") else start
 
     def array(
-        self, what: str, kind: str = "model", *, reference: str | None = None, steps: int | None = None
+        self,
+        what: str,
+        kind: str = "model",
+        *,
+        reference: str | None = None,
+        steps: int | None = None,
+        start: Start = "noise",
     ) -> np.ndarray:
         """One array: `t` [time], `norm` [n, time], `ids`, `labels`, `final`, `kept`, or a reference's `m`, `residual`, ..."""
-        key = (kind, steps or self.steps[0])
+        start = REFERENCES.get(reference).start if reference else start
+        key = (kind, self._start(kind, start), steps or self.steps[0])
         name = f"{reference}/{what}" if reference else what
         if key not in self._arrays or name not in self._arrays[key]:
-            raise InputError(f"{self.path} holds no '{name}' of {kind} states at {key[1]} steps")
+            raise InputError(f"{self.path} holds no '{name}' of {kind} states at {key[2]} steps")
         return self._arrays[key][name]
 
-    def slack(self, reference: str, steps: int | None = None) -> dict[str, gamma.Slack]:
-        """Slack of the model and of every null under one reference."""
-        return {
-            kind: gamma.Slack(
-                m=self.array("m", kind, reference=reference, steps=steps),
-                t=self.array("t", kind, steps=steps),
-                residual=self.array("residual", kind, reference=reference, steps=steps),
+    def readings(self, steps: int | None = None) -> dict[str, dict[str, Reading]]:
+        """reading -> kind -> how far its states lag; `clocks` gives two readings, other references one."""
+        found: dict[str, dict[str, Reading]] = {}
+        for name in self.references:
+            if name in self.singles:
+                found[name] = dict(self.slack(name, steps))
+                continue
+            reference = REFERENCES.get(name)
+            assert not isinstance(reference, Reference)
+            path = interpolant(self.facts["interpolant"])
+            for kind in self.kinds(steps, reference.start):
+                arrays = self._arrays[kind, self._start(kind, reference.start), steps or self.steps[0]]
+                own = {k.split("/")[1]: v for k, v in arrays.items() if k.startswith(f"{name}/")}
+                for clock, reading in reference.clocks(own, arrays["t"], path).items():
+                    found.setdefault(clock, {})[kind] = reading
+        return found
+
+    def slack(self, reference: str, steps: int | None = None) -> dict[str, Slack]:
+        """Slack of the model and of every null under one reference that reads single states, at its times."""
+        start = REFERENCES.get(reference).start
+        t = self.array("t", steps=steps, start=start)
+        found = {}
+        for kind in self.kinds(steps, start):
+            # late trajectories begin inside the grid; genuine states have all of its times
+            own = self.array("t", kind, steps=steps, start=start)
+            same = np.flatnonzero(np.isclose(own[:, None], t[None, :], rtol=0, atol=1e-9).any(axis=1))
+            m, residual = (
+                self.array(what, kind, reference=reference, steps=steps)[:, same] for what in ("m", "residual")
             )
-            for kind in self.kinds(steps)
-        }
+            found[kind] = Slack(m=m, t=t, residual=residual)
+        return found
 
     def records(self) -> pd.DataFrame:
         """Every row: steps, kind, reference, sample_id, label, t, m, residual, norm, boundary, index."""
         frames = []
-        for (kind, steps), arrays in self._arrays.items():
+        for (kind, start, steps), arrays in self._arrays.items():
             n, times = len(arrays["ids"]), len(arrays["t"])
             shared = {
                 "steps": steps,
@@ -126,41 +185,75 @@ class Measurement:
                 "t": np.tile(arrays["t"], n),
                 "norm": arrays["norm"].ravel(),
             }
-            for reference in self.references:
-                own = {k: arrays[f"{reference}/{k}"].ravel() for k in ("m", "residual", "boundary", "index")}
-                frames.append(pd.DataFrame({**shared, "reference": reference, **own}))
+            for reference in self.singles:
+                if self._start(kind, REFERENCES.get(reference).start) == start:
+                    own = {k: arrays[f"{reference}/{k}"].ravel() for k in ("m", "residual", "boundary", "index")}
+                    frames.append(pd.DataFrame({**shared, "reference": reference, **own}))
         return pd.concat(frames, ignore_index=True)
 
     def summary(self, reference: str | None = None, steps: int | None = None) -> pd.DataFrame:
         """One row a time: t, mean m of the model with interval and quantiles, of each null, and the excess over each.
 
-        excess = m(model) - m(null) at the same t; negative = slow.
+        excess = m(model) - m(null) at the same t; negative = slow. A clock (`signal clock`, `noise clock`) has no
+        quantiles and no residual: single states have no m there.
+
+        Raises:
+            InputError: the reference or clock was not measured.
         """
-        reference, seed = reference or self.main_reference, int(self.config["probe"]["seed"])
-        slack = self.slack(reference, steps)
-        table = {"t": slack["model"].t}
-        resampled = {}
-        for kind, one in slack.items():
+        name, seed = reference or self.main_reference, int(self.config["probe"]["seed"])
+        readings = self.readings(steps)
+        if name not in readings:
+            raise InputError(f"{self.path} holds no reading '{name}' (it has {', '.join(readings)})")
+        kinds = readings[name]
+        t = kinds["model"].t
+        columns: dict[str, np.ndarray] = {"t": t}
+        point, resampled = {}, {}
+        for kind, one in kinds.items():
             # kinds on the same noise share their resamples, so that their difference is a paired one
-            purpose = kind if kind in ("genuine", "seen") or len(one.m) != len(slack["model"].m) else "model"
-            resampled[kind] = mean_curve(one.m, weights(len(one.m), RESAMPLES, seed, purpose))
-            table[f"m_{kind}"] = one.m.mean(axis=0)
-            table[f"m_{kind}_low"], table[f"m_{kind}_high"] = interval(resampled[kind])
-            for q in QUANTILES:
-                table[f"m_{kind}_q{round(100 * q):02d}"] = np.quantile(one.m, q, axis=0)
+            purpose = kind if kind in ("genuine", "seen") or len(one) != len(kinds["model"]) else "model"
+            point[kind] = t * (1.0 - one.mean_slack(everyone(one))[0])
+            resampled[kind] = t * (1.0 - one.mean_slack(weights(len(one), RESAMPLES, seed, purpose)))
+            columns[f"m_{kind}"] = point[kind]
+            columns[f"m_{kind}_low"], columns[f"m_{kind}_high"] = interval(resampled[kind])
+            if isinstance(one, Slack):
+                for q in QUANTILES:
+                    columns[f"m_{kind}_q{round(100 * q):02d}"] = np.quantile(one.m, q, axis=0)
             if kind != "model":
-                table[f"excess_{kind}"] = table["m_model"] - table[f"m_{kind}"]
+                columns[f"excess_{kind}"] = point["model"] - point[kind]
                 low, high = interval(resampled["model"] - resampled[kind])
-                table[f"excess_{kind}_low"], table[f"excess_{kind}_high"] = low, high
-        table["residual"] = slack["model"].residual.mean(axis=0)
-        table["boundary"] = self.array("boundary", reference=reference, steps=steps).mean(axis=0)
-        if "genuine" in slack:
-            norms = (
-                self.array("norm", steps=steps).mean(axis=0),
-                self.array("norm", "genuine", steps=steps).mean(axis=0),
-            )
-            table["norm_ratio"] = norms[0] / norms[1]
-        return pd.DataFrame(table)
+                columns[f"excess_{kind}_low"], columns[f"excess_{kind}_high"] = low, high
+        return pd.DataFrame({**columns, **self._beside(name, kinds, steps)})
+
+    def _beside(self, name: str, kinds: dict[str, Reading], steps: int | None) -> dict[str, np.ndarray]:
+        """Residual, boundary and norm ratio of a reference that reads single states."""
+        model = kinds["model"]
+        if not isinstance(model, Slack):
+            return {}
+        found = {
+            "residual": model.residual.mean(axis=0),
+            "boundary": self.array("boundary", reference=name, steps=steps).mean(axis=0),
+        }
+        if "genuine" in kinds and REFERENCES.get(name).start == "noise":
+            ours, theirs = (self.array("norm", kind, steps=steps).mean(axis=0) for kind in ("model", "genuine"))
+            found["norm_ratio"] = ours / theirs
+        return found
+
+    def measure(self, name: str, steps: int | None = None) -> pd.DataFrame:
+        """The table of a peer's measure (`norms`, `delta`, `sliced`).
+
+        Raises:
+            InputError: it was not taken.
+        """
+        if name not in self.measures:
+            raise InputError(f"{self.path} holds no measure '{name}'; measure again with --measure {name}")
+        measure, steps = MEASURES.get(name), steps or self.steps[0]
+        stored = {}
+        for kind in measure.kinds:
+            arrays = self._arrays.get((kind, self._start(kind, measure.start), steps), {})
+            own = {k.split("/")[1]: v for k, v in arrays.items() if k.startswith(f"{name}/")}
+            if own:
+                stored[kind] = own
+        return measure.table(stored, interpolant(self.facts["interpolant"]), int(self.config["probe"]["seed"]))
 
     def suggest(self, reference: str | None = None, steps: int | None = None) -> GammaFit:
         """gamma by every estimator, the recommended one, and a verdict; at the first number of steps unless told.
@@ -168,29 +261,76 @@ class Measurement:
         Raises:
             InputError: the reference was not measured.
         """
-        if reference is not None and reference not in self.references:
-            raise InputError(f"{self.path} was not measured under '{reference}' (it has {', '.join(self.references)})")
+        if reference is not None and reference not in self.singles:
+            raise InputError(f"{self.path} was not measured under '{reference}' (it has {', '.join(self.singles)})")
+        steps = steps or self.steps[0]
+        path = interpolant(self.facts["interpolant"])
         fit = gamma.fit(
-            {name: self.slack(name, steps) for name in self.references},
+            self.readings(steps),
             band_reference=reference or self.band_reference,
             excess_reference=reference or self.main_reference,
             seed=int(self.config["probe"]["seed"]),
+            others={other: self.readings(other) for other in self.steps if other != steps},
+            steps=steps,
+            log_snr=lambda t: path.log_snr(torch.from_numpy(np.asarray(t, dtype=np.float64))).numpy(),
         )
-        return replace(fit, warnings=(*self._cautions(), *fit.warnings))
+        return replace(fit, warnings=(*self._cautions(steps), *fit.warnings))
 
-    def _cautions(self) -> list[str]:
-        """What this protocol does to the meaning of the nulls."""
+    def asked(self, *, model: str | None = None, data: str | None = None) -> dict[str, Any]:
+        """How model and data were asked for when this was measured, with what has moved since put in.
+
+        Raises:
+            InputError: they were Python objects, and the caller does not say where they are.
+        """
+        known = {"family": "sit", **dict.fromkeys(("factory", "interpolant", "prediction", "heads"))}
+        found = {**known, **(self.facts["reopen"] or {})}
+        found |= {key: value for key, value in (("model", model), ("data", data)) if value is not None}
+        missing = [key for key in ("model", "data") if found.get(key) is None]
+        if missing:
+            raise InputError(
+                f"{self.path} was measured from Python objects and does not know where its {missing[0]} is; name it "
+                f"(--{missing[0]}), or call diagnose from Python"
+            )
+        return found
+
+    def diagnose(self, model: FlowModel | None = None, data: ImageSet | None = None, **settings: Any) -> Diagnosis:
+        """Why the states lag: `slowflow.measuring.causes.diagnosis.diagnose` on this measurement.
+
+        Args:
+            model, data: what was measured; opened again where they were named, not given as objects.
+            settings: out, samples, steps, progress.
+        """
+        from slowflow.measuring.causes.diagnosis import diagnose
+
+        if model is None or data is None:
+            found = self.asked(model="" if model else None, data="" if data else None)
+            options = OpenOptions(*(found[name] for name in ("interpolant", "prediction", "heads", "factory")))
+            model = model or open_model(found["model"], found["family"], options).model
+            data = data or open_data(found["data"], classes=model.classes)
+        return diagnose(self, model, data, **settings)
+
+    def _cautions(self, steps: int) -> list[str]:
+        """What this data and this protocol do to the meaning of the numbers."""
         found = [self.facts["conventions"]] if self.facts["conventions"] else []
+        found += self.facts["warnings"]
         if self.main_reference != "level":
             found.append(
                 f"'level' was not measured; the verdict is read from '{self.main_reference}', where a perfect model is not at zero"
             )
         if self.config["probe"]["guidance"] != 1.0:
-            found.append("sampling was guided: its target is not the law of the nulls; read guided minus unguided")
-        if self.config["probe"]["sampler"] == "em":
             found.append(
-                "sampling was stochastic: only the starting noise is shared, which 'own' and 'nearest' do not know"
+                "sampling was guided: its target is not the law of the nulls, so only guided minus unguided is a finding"
             )
+        if self.config["probe"]["backend"] == "approximate":
+            found.append(
+                "the bank was searched approximately, which shifts m itself: see the signed error of the search"
+            )
+        for name in self.singles:
+            share = float(self.array("boundary", reference=name, steps=steps).mean())
+            if share >= ON_THE_EDGE:
+                found.append(
+                    f"at the boundary: {share:.0%} of all m under '{name}' lie at an end of [0, 1] and say nothing"
+                )
         disagree = [n for n, facts in self.facts["search"].items() if facts.get("agreement", 1.0) < 1.0]
         found += [f"the search engines disagree under '{name}'; its m cannot be trusted" for name in disagree]
         return found
@@ -227,6 +367,7 @@ class Measurement:
             "nfe": self.facts["nfe"],
             "protocol": self.protocol(),
             "search": self.facts["search"],
+            "measures": {name: self.measure(name).to_dict("records") for name in self.measures},
             "by_steps": {str(steps): canonical(self.suggest(steps=steps)) for steps in self.steps},
         }
 
@@ -238,18 +379,25 @@ class Measurement:
         )
 
     def _curves(self, reference: str) -> dict[str, Any]:
-        table = self.summary(reference)
-        n = len(self.array("ids"))
+        """The curves of one reference; those of `clocks` are the signal clock's, with the noise clock's beside them."""
+        if reference in self.singles:
+            return self._curve(reference)
+        return {**self._curve("signal clock"), "noise": self._curve("noise clock")}
+
+    def _curve(self, reading: str) -> dict[str, Any]:
+        table, kinds = self.summary(reading), self.readings()[reading]
+        n = len(kinds["model"])
 
         def curve(name: str, count: int = n) -> list[dict[str, Any]]:
             rows = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
             return [canonical(Estimate(float(v), float(low), float(high), count)) for v, low, high in rows]
 
         out: dict[str, Any] = {"t": table["t"].tolist(), "m": curve("m_model"), "null": None, "excess": None}
-        if "genuine" in self.kinds():
-            count = len(self.array("ids", "genuine"))
+        if "genuine" in kinds:
+            count = len(kinds["genuine"])
             out |= {"null": curve("m_genuine", count), "excess": curve("excess_genuine", min(n, count))}
-        if "exact" in self.kinds():
+        if "exact" in kinds:
             out |= {"exact": curve("m_exact"), "excess_over_exact": curve("excess_exact")}
-        out |= {"residual": table["residual"].tolist(), "boundary": table["boundary"].tolist()}
+        for name in ("residual", "boundary"):
+            out[name] = table[name].tolist() if name in table else None
         return out

@@ -10,6 +10,9 @@ Two exact ways that must agree:
 * `torch`: <state, data_i>, <noise, data_i> and the norms give the best m of every candidate in closed form.
 
 Both end in `closest_time`, row by row in float64, so the answer depends neither on the engine nor on the batch.
+A third one, `approximate`, is never chosen by itself: a graph index misses neighbours, and what it misses shifts m itself.
+It is there for banks too large for anything else, and every measurement made with it carries its recall and its signed
+error in m on a subsample.
 This is the only module that imports FAISS, and torch is imported first (their CUDA runtimes differ).
 """
 
@@ -32,6 +35,8 @@ except Exception:  # a broken GPU wheel raises RuntimeError, not ImportError
 SHORTLIST = 8
 WINDOW_POINTS = 8
 CURVE_POINTS = 64
+NEIGHBOURS = 16
+"""Links a node of the approximate index keeps."""
 LEAST = 1e-3
 """Least m that FAISS is asked about; a window that reaches below it proves nothing."""
 ROUNDING = 1e-4
@@ -51,13 +56,13 @@ def backend(name: str, path: Interpolant) -> str:
     Raises:
         InputError: unknown name, or FAISS was asked for and is not installed or the path is curved.
     """
-    if name not in ("auto", "faiss", "torch"):
-        raise InputError(f"unknown search backend '{name}' (known: auto, faiss, torch)")
-    if name == "faiss" and "faiss" not in backends():
-        raise InputError("the backend 'faiss' was asked for but FAISS is not installed: pip install 'slowflow[cpu]'")
-    if name == "faiss" and not path.straight:
+    if name not in ("auto", "faiss", "torch", "approximate"):
+        raise InputError(f"unknown search backend '{name}' (known: auto, faiss, torch, approximate)")
+    if name in ("faiss", "approximate") and "faiss" not in backends():
+        raise InputError(f"the backend '{name}' was asked for but FAISS is not installed: pip install 'slowflow[cpu]'")
+    if name in ("faiss", "approximate") and not path.straight:
         raise InputError(
-            f"the backend 'faiss' searches straight paths only; '{path.name}' is curved, use auto or torch"
+            f"the backend '{name}' searches straight paths only; '{path.name}' is curved, use auto or torch"
         )
     return ("torch" if not path.straight else backends()[0]) if name == "auto" else name
 
@@ -82,15 +87,18 @@ def nearest(state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interp
         state, noise: [n, d] float64.
         rows: [N, d] float64, the data of one class.
         path: the interpolant.
-        engine: auto, faiss or torch.
+        engine: auto, faiss, torch or approximate.
 
     Raises:
         InputError: shapes do not match or a row of the bank equals a noise.
     """
     if state.shape != noise.shape or state.shape[1] != rows.shape[1]:
         raise InputError(f"states {state.shape}, noise {noise.shape} and bank {rows.shape} do not match")
-    if backend(engine, path) == "torch":
+    chosen = backend(engine, path)
+    if chosen == "torch":
         return _decide(state, noise, rows, path, _matrix_shortlist(state, noise, rows, path), 1.0)
+    if chosen == "approximate":
+        return _decide(state, noise, rows, path, _approximate_shortlist(state, noise, rows, path), 0.0)
     shortlist, certified = _faiss_shortlist(state, noise, rows, path)
     doubtful = np.flatnonzero(~certified)
     if len(doubtful):
@@ -183,6 +191,20 @@ def _faiss_shortlist(
     if k == len(rows):
         return shortlist, np.full(len(state), True)
     return shortlist, whole & _certified(state, noise, rows, shortlist, runner_up, energy, high - low)
+
+
+def _approximate_shortlist(state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interpolant) -> np.ndarray:
+    """[n, k] rows that a graph index (HNSW) finds at a few m; nothing is proved."""
+    centre = rows.mean(axis=0)
+    index = faiss.IndexHNSWFlat(rows.shape[1], NEIGHBOURS)
+    index.add(np.ascontiguousarray(rows - centre, dtype=np.float32))
+    k = min(SHORTLIST, len(rows))
+    low, high, _ = _window(index, state, noise, rows, centre)
+    times = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, WINDOW_POINTS)[None, :]
+    found, energy = _query(index, state, noise, times, path, centre, k)
+    # a graph may return fewer than k rows, marked -1: the row found first stands in
+    found = np.where(found < 0, found[:, :, :1], found)
+    return np.maximum(_best_of(found, energy, k)[0], 0)
 
 
 def _query(

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slowflow.data.bank import Bank
 from slowflow.errors import InputError
 from slowflow.flow.interpolants import interpolant
 from slowflow.measuring.closest import closest_time
@@ -89,8 +90,9 @@ def test_the_exact_flow_of_a_gaussian_bends_on_its_own_chord_as_derived(s: float
     noise = np.random.default_rng(1).normal(size=(5, 32))
     scale = np.sqrt((1 - t) ** 2 + s**2 * t**2)  # the exact flow of N(0, s^2) maps x0 to this multiple of x0
     states = noise[:, None, :] * scale[None, :, None]
-    batch = Trajectories(states, noise, s * noise, np.zeros(5, dtype=np.int64), t, interpolant("linear"))
-    found = REFERENCES.get("own").assign(batch, None, "torch")
+    batch = Trajectories(states, noise, s * noise, np.zeros(5, dtype=np.int64), t, interpolant("linear"), np.arange(5))
+    unused = Bank({0: noise}, "unused", "0")
+    found = REFERENCES.get("own").assign(batch, unused, "torch")
     expected = np.broadcast_to((scale - 1) / (s - 1), found.m.shape)
     np.testing.assert_allclose(found.m, expected, rtol=0, atol=1e-9)  # algebra, rounding only
     inside = (expected > 1e-9) & (expected < 1 - 1e-9)

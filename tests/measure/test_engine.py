@@ -18,8 +18,10 @@ from slowflow.measuring import gamma
 from slowflow.measuring.engine import measure
 from slowflow.measuring.measurement import Measurement
 from slowflow.measuring.trajectories import Source
-from slowflow.records import KINDS, Probe
+from slowflow.records import Probe
 
+KINDS = ("model", *Probe().nulls)
+SINGLES = ("own", "nearest", "level")
 Factory = Callable[..., FlowModel]
 PROBE = Probe(samples=60, steps=(10,), shard=32)
 
@@ -40,12 +42,13 @@ def copied(finished: Measurement, tmp_path: Path) -> Path:
 
 def test_every_kind_is_measured_under_every_reference(finished: Measurement) -> None:
     assert tuple(finished.kinds()) == KINDS
-    assert finished.references == ["own", "nearest", "level"]
+    assert finished.references == [*SINGLES, "clocks"]
+    assert list(finished.readings()) == [*SINGLES, "signal clock", "noise clock"]
     for kind in KINDS:
         np.testing.assert_allclose(finished.array("t", kind), np.arange(1, 11) / 10, rtol=0, atol=1e-12)
         np.testing.assert_array_equal(finished.array("ids", kind), np.arange(60))
         np.testing.assert_array_equal(finished.array("labels", kind), np.arange(60) % 10)
-        for reference in finished.references:
+        for reference in SINGLES:
             for what in ("m", "residual", "boundary", "index"):
                 assert finished.array(what, kind, reference=reference).shape == (60, 10)
     assert finished.array("final").shape == (60, 64)
@@ -87,7 +90,7 @@ def test_the_summary_agrees_with_the_records(finished: Measurement) -> None:
 def test_the_result_is_json_without_nan(finished: Measurement) -> None:
     answer = finished.result()
     assert json.loads(json.dumps(answer, allow_nan=False)) == answer
-    assert set(answer["references"]) == {"own", "nearest", "level"}
+    assert set(answer["references"]) == {*SINGLES, "clocks"}
     assert answer["protocol"]["nfe"] == 10
     assert len(answer["references"]["own"]["m"]) == len(answer["references"]["own"]["t"]) == 10
 
@@ -148,7 +151,7 @@ def test_the_shard_size_changes_no_number(
 ) -> None:
     other = measure(tiny_model(0.9), images, replace(PROBE, shard=shard), tmp_path / "run", heldout=0.5)
     for kind in KINDS:
-        for reference in finished.references:
+        for reference in SINGLES:
             a, b = (one.array("m", kind, reference=reference) for one in (finished, other))
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)  # batched float64 products round differently
 
@@ -248,7 +251,7 @@ def test_a_missing_class_is_refused_by_name(tmp_path: Path, tiny_model: Factory,
         ({"guidance": -1.0}, "guidance"),
         ({"shift": 0.0}, "shift"),
         ({"shard": 0}, "shard"),
-        ({"nulls": ("fine",)}, "unknown null 'fine'"),
+        ({"nulls": ("finest",)}, "unknown null 'finest'"),
         ({"references": ()}, "no reference"),
     ],
 )

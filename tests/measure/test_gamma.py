@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
+from slowflow.config import canonical
 from slowflow.errors import InputError
+from slowflow.figures.gamma import meaning
 from slowflow.measuring import gamma
 from slowflow.measuring.bootstrap import interval, weights
-from slowflow.measuring.gamma import Slack, band_edge, change, fit
+from slowflow.measuring.estimators import quantile_edges
+from slowflow.measuring.gamma import change, fit
+from slowflow.measuring.slack import Clock, Reading, Slack
 from slowflow.records import GammaFit
 
 T = np.linspace(0.1, 1.0, 10)
@@ -25,8 +32,32 @@ def made(
     return Slack((1 - r) * T, T, np.full((n, len(T)), residual))
 
 
+def clocks(a: np.ndarray, b: np.ndarray, seed: int = 0, n: int = N) -> tuple[Clock, Clock]:
+    """Signal and noise clock of states with coefficients a and b [time] on the linear path."""
+    draw, nothing = np.random.default_rng(seed), np.zeros((n, len(T)))
+    signal = a**2 * (1 + 0.3 * draw.normal(size=(n, len(T))))
+    noise = b**2 * (1 + 0.1 * draw.normal(size=(n, len(T)))) + 1e-4 * draw.normal(size=(n, len(T)))
+    return (
+        Clock(signal, T, lambda value: value, nothing, nothing),
+        Clock(noise, T, lambda value: 1.0 - value, nothing, nothing),
+    )
+
+
+def clocked(seed: int = 60, **kinds: tuple[float, float]) -> dict[str, dict[str, Reading]]:
+    """Both clocks of kinds whose signal is slow by a share of t, and whose noise is slow by another."""
+    found: dict[str, dict[str, Reading]] = {"signal clock": {}, "noise clock": {}}
+    for offset, (kind, (late, noisy)) in enumerate(kinds.items()):
+        pair = clocks(T * (1 - late), 1 - T * (1 - noisy), seed + offset)
+        found["signal clock"][kind], found["noise clock"][kind] = pair
+    return found
+
+
 def judged(**kinds: Slack) -> GammaFit:
     return fit({"level": kinds}, band_reference="level", excess_reference="level")
+
+
+def band_edge(slack: Slack, drawn: np.ndarray) -> np.ndarray:
+    return quantile_edges(slack, drawn, [gamma.BAND])[0]
 
 
 def pinball(width: float, slack: Slack, count: np.ndarray) -> float:
@@ -73,9 +104,12 @@ def test_mean_and_spread_agree_where_slack_is_uniform(width: float) -> None:
 
 
 def test_a_constant_shift_has_mean_but_no_spread() -> None:
-    found = judged(model=made(0.2, seed=6), genuine=made(seed=7)).estimates
+    fitted = judged(model=made(0.2, seed=6), genuine=made(seed=7))
+    found = fitted.estimates
     assert found["excess_genuine"].value == pytest.approx(0.4, abs=0.02)  # twice the shift
     assert abs(found["spread"].value) < 0.06  # sqrt(12 x difference of two variances of 0.0025)
+    assert fitted.shape == "shift"
+    assert any("three ways to read one width disagree" in w for w in fitted.warnings)
 
 
 def test_the_order_of_rows_does_not_matter() -> None:
@@ -177,6 +211,123 @@ def test_change_of_nothing_is_exactly_zero() -> None:
 def test_change_between_unlike_measurements_is_refused() -> None:
     with pytest.raises(InputError, match="cannot be paired"):
         change(made(n=10), made(n=11), made(), seed=0)
+
+
+READINGS = {"level": {"model": made(seed=50), "genuine": made(seed=51), "exact": made(seed=52)}}
+
+
+def read(**kinds: tuple[float, float]) -> GammaFit:
+    """`level` blind, the clocks as planted."""
+    return fit({**READINGS, **clocked(**kinds)}, band_reference="level", excess_reference="level")
+
+
+NULLS = {"genuine": (0.0, 0.0), "exact": (0.0, 0.0)}
+CLOCKED = {
+    "none detectable": {"model": (0.0, 0.0), **NULLS},
+    "detected": {"model": (0.1, 0.0), **NULLS, "coarse": (0.02, 0.0)},
+    "steps dominate": {"model": (0.1, 0.0), **NULLS, "coarse": (0.08, 0.0)},
+    "off path": {"model": (0.1, -0.05), **NULLS},
+    "fast": {"model": (0.0, -0.05), **NULLS},
+}
+
+
+@pytest.mark.parametrize("verdict", CLOCKED)
+def test_clocks_speak_where_level_is_blind(verdict: str) -> None:
+    found = read(**CLOCKED[verdict])
+    assert found.verdict == verdict, found.reason
+    assert all(name in found.reason for name in ("level", "signal clock", "noise clock"))
+    assert "98.3%" in found.reason  # 1 - 0.05 / 3
+
+
+def test_clocks_give_the_lag_that_was_planted_in_units_of_gamma() -> None:
+    found = read(model=(0.1, 0.04), **NULLS).estimates
+    for name, truth in (("signal_genuine", 0.2), ("signal_exact", 0.2), ("noise_genuine", 0.08), ("noise_exact", 0.08)):
+        assert not found[name].excludes(truth), name
+        assert found[name].high - found[name].low < 0.05
+    assert abs(found["excess_genuine"].value) < 0.02
+
+
+def test_without_clocks_the_level_alone_is_judged_at_95_percent() -> None:
+    found = judged(**VERDICTS["detected"])
+    assert str(found.estimates["excess_genuine"]) in found.reason
+    assert "together" not in found.reason
+
+
+def test_a_clock_has_no_band() -> None:
+    with pytest.raises(InputError, match="no m for single states"):
+        fit(clocked(model=(0.0, 0.0), **NULLS), band_reference="noise clock", excess_reference="noise clock")
+
+
+def test_the_excess_can_be_read_from_a_clock() -> None:
+    readings = {**READINGS, **clocked(model=(0.1, 0.0), **NULLS)}
+    found = fit(readings, band_reference="level", excess_reference="signal clock")
+    assert not found.estimates["excess_genuine"].excludes(0.2)
+    assert "spread" not in found.estimates
+    assert "single states have no m" in found.shape_reason
+    assert "signal_genuine" not in found.estimates  # said once
+
+
+def test_guided_states_are_compared_with_unguided_ones_and_these_with_the_nulls() -> None:
+    guided, unguided = made(-0.3, seed=20), made(0.1, seed=20)
+    kinds = {"model": guided, "unguided": unguided, "genuine": made(seed=21), "exact": made(seed=22)}
+    found = judged(**kinds)
+    assert found.verdict == "detected"
+    assert found.reason.endswith("read from unguided sampling, which the nulls belong to")
+    assert not found.estimates["excess_genuine"].excludes(0.2)
+    added = found.estimates["guided_minus_unguided"]
+    assert added.value == pytest.approx(-0.8, abs=1e-9)  # 2 x -0.4, paired: no noise
+    assert added.high - added.low < 1e-9
+    assert found.estimates["band"].value < 0.0  # the raw fan is that of the states as they were sampled
+
+
+def test_step_counts_split_the_excess() -> None:
+    def grid(steps: int, seed: int) -> dict[str, dict[str, Slack]]:
+        t, draw = np.arange(1, steps + 1) / steps, np.random.default_rng(seed)
+        error = 0.03 * draw.normal(size=(2, N, steps))
+        lag = 0.2 * draw.uniform(size=(N, steps)) + 0.5 / steps / t
+        rows = {"model": lag + error[0], "genuine": error[1]}
+        return {"level": {kind: Slack((1 - r) * t, t, np.ones_like(r)) for kind, r in rows.items()}}
+
+    found = fit(grid(20, 0), band_reference="level", excess_reference="level", steps=20, others={10: grid(10, 1)})
+    assert found.laws == {"level": "gamma t + c h"}
+    assert not found.estimates["slope"].excludes(0.2)
+    total = found.estimates["slope"].value + found.estimates["step_term"].value
+    assert total == pytest.approx(found.estimates["excess_genuine"].value, abs=0.01)
+    assert set(found.tests) == {f"level: {law}" for law in ("none", "gamma t", "c h", "gamma t + c h")}
+    alone = fit(grid(20, 0), band_reference="level", excess_reference="level", steps=20)
+    assert not alone.laws
+    assert "slope" not in alone.estimates
+
+
+def test_a_fit_becomes_json_and_every_estimate_has_a_meaning() -> None:
+    readings = {"level": VERDICTS["detected"] | {"seen": made(seed=24)}, **clocked(model=(0.1, 0.0), **NULLS)}
+    log_snr = lambda t: 2 * np.log(t / (1 - t))  # noqa: E731
+    found = fit(readings, band_reference="level", excess_reference="level", log_snr=log_snr)
+    back = json.loads(json.dumps(canonical(found), allow_nan=False))
+    assert back["shape"] == found.shape
+    assert back["log_snr_gap"]["value"] > 0
+    assert len(back["curve"]) == len(back["isotonic"])
+    for name in found.estimates:
+        assert meaning(name) != name
+
+
+def test_a_fit_takes_about_a_second_at_500_trajectories_and_50_times() -> None:
+    t = np.linspace(0.02, 1.0, 50)
+    draw = np.random.default_rng(0)
+    kinds = {
+        kind: Slack((1 - 0.05 * draw.normal(size=(500, 50))) * t, t, np.ones((500, 50)))
+        for kind in ("model", "genuine", "exact", "coarse", "seen")
+    }
+    start = time.perf_counter()
+    fit({"level": kinds}, band_reference="level", excess_reference="level")
+    assert time.perf_counter() - start < 3.0  # about 0.4 s on one idle core
+
+
+def test_change_reads_clocks_too() -> None:
+    before, after, null = (clocked(model=(late, 0.0))["signal clock"]["model"] for late in (0.2, 0.1, 0.0))
+    found = change(before, after, null, seed=0)
+    assert found.value == pytest.approx(-0.2, abs=0.01)
+    assert found.high - found.low < 0.02  # the same draws: pairing removes most of their noise
 
 
 def covered(values: np.ndarray, drawn: np.ndarray) -> bool:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from slowflow.measuring.references.base import REFERENCES, Assigned, Reference, Trajectories
+from slowflow.measuring.references.base import (
+    REFERENCES,
+    Assigned,
+    ClockReference,
+    Reference,
+    Start,
+    Trajectories,
+)
 
-__all__ = ["REFERENCES", "Assigned", "Reference", "Trajectories"]
+__all__ = ["REFERENCES", "Assigned", "ClockReference", "Reference", "Start", "Trajectories"]

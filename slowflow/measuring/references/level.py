@@ -19,10 +19,9 @@ import numpy as np
 import torch
 
 from slowflow.data.bank import Bank, Spectrum
-from slowflow.errors import InputError
 from slowflow.flow.interpolants import Interpolant
 from slowflow.measuring.closest import LAST
-from slowflow.measuring.references.base import REFERENCES, Assigned, Trajectories
+from slowflow.measuring.references.base import REFERENCES, Assigned, Start, Trajectories
 
 GRID = 257
 TILE = 4096
@@ -31,10 +30,11 @@ TILE = 4096
 class Level:
     """One likelihood a state on a grid of m, refined by a parabola."""
 
-    def assign(self, batch: Trajectories, bank: Bank | None, backend: str) -> Assigned:
+    start: Start = "noise"
+    shares_noise = False
+
+    def assign(self, batch: Trajectories, bank: Bank, backend: str) -> Assigned:
         """m of every state; `residual` is the misfit, 1 where the spectrum explains the energy."""
-        if bank is None:
-            raise InputError("the reference 'level' needs a bank of real data")
         n, times, d = batch.states.shape
         spectrum = bank.spectrum
         flat = batch.states.reshape(n * times, d)

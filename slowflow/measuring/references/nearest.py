@@ -1,29 +1,42 @@
-"""nearest: the state's own noise, nearest real image of its class over a bank (FAISS). The default.
+"""References that search the bank: nearest (own noise; the default) and fresh (noise that is not the state's).
 
-Its zero is not the diagonal: a genuine state whose datum is not in the bank comes out at m/t = (1 + c s^2)/(1 + s^2)
-on the linear path (c: correlation with the winning image, s^2: data variance), slower than t although nothing is
-wrong. The excess over genuine states, measured by the same code, is what is reported.
+Joint minimum over the images of the class and over m (FAISS). Neither has its zero on the diagonal. With the state's
+own noise a genuine state whose datum is not in the bank comes out at m/t = (1 + c s^2)/(1 + s^2) on the linear path (c:
+correlation with the winning image, s^2: data variance). With fresh noise it comes out at m = (1 + c t s^2)/(1 + s^2): a
+pull to the point of least norm that hides t; `fresh` cannot see slow flow and is here to show it. The excess over
+genuine states, measured by the same code, is what is reported.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from slowflow import rng
 from slowflow.data.bank import Bank
-from slowflow.errors import InputError
 from slowflow.measuring import search
-from slowflow.measuring.references.base import REFERENCES, Assigned, Trajectories, repeat
+from slowflow.measuring.references.base import REFERENCES, Assigned, Start, Trajectories, repeat
 
 
-class NearestInBank:
-    """Joint minimum over images of the class and over m."""
+@dataclass(frozen=True)
+class Searched:
+    """Joint minimum over images of the class and over m.
 
-    def assign(self, batch: Trajectories, bank: Bank | None, backend: str) -> Assigned:
+    Args:
+        shares_noise: take the state's own noise, or an independent draw.
+    """
+
+    shares_noise: bool = True
+    start: Start = "noise"
+
+    def assign(self, batch: Trajectories, bank: Bank, backend: str) -> Assigned:
         """m and the winning image of every state."""
-        if bank is None:
-            raise InputError("the reference 'nearest' needs a bank of real data")
         n, times, d = batch.states.shape
-        flat, noise = batch.states.reshape(n * times, d), repeat(batch.noise, times)
+        own = batch.noise
+        if not self.shares_noise:
+            own = rng.normal(batch.seed, f"{batch.kind}/fresh", batch.ids.tolist(), (d,))
+        flat, noise = batch.states.reshape(n * times, d), repeat(own, times)
         labels = np.repeat(batch.labels, times)
         m, distance = np.empty(n * times), np.empty(n * times)
         boundary, index = np.empty(n * times, dtype=bool), np.empty(n * times, dtype=np.int64)
@@ -47,4 +60,9 @@ REFERENCES.register(
     "nearest",
     summary="own noise, nearest real image of the class over the bank (FAISS); the default",
     source="MixFlow (arXiv 2512.19311), abstract; null by the algebra of shared noise",
-)(NearestInBank())
+)(Searched())
+REFERENCES.register(
+    "fresh",
+    summary="independent noise, nearest real image of the class; cannot see slow flow, shown to say so",
+    source="SlowFlow; null by the algebra of independent noise",
+)(Searched(shares_noise=False))

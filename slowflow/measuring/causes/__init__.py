@@ -1,0 +1,1 @@
+"""Why states lag: step size, local model error, accumulation, or off the path."""

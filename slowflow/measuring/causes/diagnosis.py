@@ -1,0 +1,314 @@
+"""diagnose: from a measurement to the causes of its lag. A run folder of its own, resumable like every other.
+
+    lag = steps + local model error + accumulation,  beside it off-path, round trip, law of inverted noise, growth, bend
+
+See `shares` for the division and `probing` for what is sampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from slowflow.config import canonical, from_mapping
+from slowflow.data.bank import Bank
+from slowflow.data.images import ImageSet
+from slowflow.errors import InputError
+from slowflow.families.open import identity
+from slowflow.flow.interpolants import interpolant
+from slowflow.flow.model import FlowModel, Predictor
+from slowflow.flow.samplers import sampler
+from slowflow.io import checkpoint
+from slowflow.io.run import RunFolder, read_manifest, verify
+from slowflow.measuring.bootstrap import RESAMPLES, interval, weights
+from slowflow.measuring.causes.bands import Bands
+from slowflow.measuring.causes.nodes import nodes_of
+from slowflow.measuring.causes.probing import Causes, step_counts
+from slowflow.measuring.causes.shares import PARTS, Division, Energies, divided, off_path
+from slowflow.measuring.measurement import Measurement
+from slowflow.measuring.trajectories import Source
+from slowflow.records import Estimate, Probe
+
+Progress = Callable[[int, int, str], None]
+CAUSE = {
+    "steps": "steps dominate",
+    "local": "local model error",
+    "accumulation": "accumulation",
+}
+MEANING = {
+    "steps": "the step size makes it",
+    "local": "the network errs on real states already",
+    "accumulation": "the network's own output makes it worse: exposure bias proper",
+}
+ADVICE = {
+    "steps": "Use more steps or a second-order sampler (Heun) first; post-training would treat the wrong cause.",
+    "local": (
+        "Train the network further, or correct what it returns (epsilon scaling, a corrected time label); training on "
+        "slowed inputs treats accumulation, which is not what this is."
+    ),
+    "accumulation": "This is what MixFlow and its rivals are for: post-train, beside a plain arm of the same length.",
+    "none": "Nothing to correct at this precision; more samples would narrow the intervals.",
+    "fast": "States run ahead: do not apply MixFlow, which slows the inputs; look at guidance and at the scale of the output.",
+}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A diagnosis on disk.
+
+    Args:
+        path: the run folder. config: what was asked. facts: nodes, step counts, bands. files: names of the shards.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    facts: dict[str, Any]
+    files: list[str]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Diagnosis:
+        """Open a finished diagnosis.
+
+        Raises:
+            InputError: not a diagnosis, unfinished, or damaged.
+        """
+        path = Path(path)
+        manifest = read_manifest(path, "diagnose")
+        damaged = verify(path)
+        if damaged:
+            raise InputError(f"{path}: '{damaged[0]}' is missing or damaged (its hash differs); diagnose again")
+        return cls(path, manifest["config"], manifest["result"]["facts"], sorted(manifest["files"]))
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every array, samples along the first axis."""
+        shards = [checkpoint.load(self.path / name).tensors for name in self.files]
+        return {key: np.concatenate([shard[key].numpy() for shard in shards]) for key in shards[0]}
+
+    @property
+    def seed(self) -> int:
+        """Of the bootstrap."""
+        return int(self.config["probe"]["seed"])
+
+    @property
+    def counts(self) -> list[int]:
+        """Step counts, the reported one first."""
+        return list(self.facts["counts"])
+
+    @cached_property
+    def _bands(self) -> Bands:
+        group = {k: np.array(v, dtype=np.float64) for k, v in self.facts["bands"].items()}
+        return Bands(np.empty((0, 0)), {}, np.empty(0), group["size"], group["variance"])
+
+    @cached_property
+    def _runs(self) -> list[Energies]:
+        mean_energy = np.array(self.facts["bands"]["mean_energy"])
+        return [
+            Energies(n, self.arrays[f"own-{n}"], self.arrays[f"forced-{n}"], self.arrays["genuine"], mean_energy)
+            for n in self.counts
+        ]
+
+    @cached_property
+    def divisions(self) -> dict[str, Division]:
+        """reading -> the division of its lag."""
+        nodes = nodes_of(self._bands, interpolant(self.facts["interpolant"]), self.facts["nodes"][1:])
+        return divided(self._runs, nodes, int(self.facts["order"]), self.seed)
+
+    @cached_property
+    def off_path(self) -> tuple[Estimate, Estimate]:
+        """(share of the divergence from genuine states that no single time takes away, the divergence in nats)."""
+        nodes = nodes_of(self._bands, interpolant(self.facts["interpolant"]), self.facts["nodes"][1:])
+        return off_path(self._runs[0], nodes, self.seed)
+
+    @property
+    def reading(self) -> str:
+        """The reading with the largest lag of those that are clear of zero, else the one nearest to being clear."""
+        clear = [name for name, division in self.divisions.items() if division.clear]
+        if clear:
+            return max(clear, key=lambda name: abs(self.divisions[name].lag.value))
+        return max(self.divisions, key=lambda name: self.divisions[name].strength)
+
+    @property
+    def main(self) -> Division:
+        """Its division."""
+        return self.divisions[self.reading]
+
+    @property
+    def cause(self) -> str:
+        """steps, local, accumulation, fast or none."""
+        if not any(division.clear for division in self.divisions.values()):
+            return "none"
+        if self.main.lag.value < 0:
+            return "fast"
+        return max(PARTS, key=lambda name: self.main.parts[name].value)
+
+    @property
+    def verdict(self) -> str:
+        """One of the legal verdicts."""
+        return {"none": "none detectable", "fast": "fast", "steps": "steps dominate"}.get(self.cause, "detected")
+
+    @property
+    def advice(self) -> str:
+        """The cheapest first remedy, in one or two sentences."""
+        return ADVICE[self.cause]
+
+    def mean(self, name: str, column: int | None = None) -> Estimate:
+        """Mean over samples of a saved array (of one of its columns) with an interval."""
+        values = self.arrays[name]
+        values = values.reshape(len(values), -1).mean(axis=1) if column is None else values[:, column]
+        low, high = interval(weights(len(values), RESAMPLES, self.seed, "causes") @ values / len(values))
+        return Estimate(float(values.mean()), float(low), float(high), len(values))
+
+    def growth(self) -> pd.DataFrame:
+        """How a small displacement grows over each interval: along the path and at random, with that of Gaussian data."""
+        t = np.array(self.facts["nodes"])
+        rows = []
+        for k in range(len(t) - 1):
+            row: dict[str, float] = {"start": float(t[k]), "end": float(t[k + 1])}
+            for kind in ("lag", "random"):
+                found = self.mean(f"growth-{kind}", k)
+                row |= {kind: found.value, f"{kind}_low": found.low, f"{kind}_high": found.high}
+            rows.append({**row, **self._gaussian_growth(t[k], t[k + 1])})
+        return pd.DataFrame(rows)
+
+    def _gaussian_growth(self, start: float, end: float) -> dict[str, float]:
+        """The same for the exact flow of Gaussian data with these variances: sqrt(v(end) / v(start)) along each axis."""
+        path = interpolant(self.facts["interpolant"])
+        times = torch.tensor([start, end], dtype=torch.float64)
+        v = self._bands.expected(path.alpha(times).numpy(), path.sigma(times).numpy())
+        ratio, size = v[1] / v[0], self._bands.size
+        along = size * (self._bands.variance + 1.0)
+        return {
+            "lag_gaussian": float(np.sqrt(along @ ratio / along.sum())),
+            "random_gaussian": float(np.sqrt(size @ ratio / size.sum())),
+        }
+
+    def noise_law(self) -> dict[str, Estimate]:
+        """Energy a dimension (1) and fourth moment (3) of the noise that inversion finds, and energy by band halves."""
+        size, energy = self._bands.size, self.arrays["inverted"]
+        half = np.cumsum(size) <= size.sum() / 2
+        half[0], half[-1] = True, False
+        drawn = weights(len(energy), RESAMPLES, self.seed, "causes")
+        found = {"fourth moment": self.mean("inverted-fourth")}
+        parts = {"energy": np.ones(len(size), bool), "energy, weak axes": half, "energy, strong axes": ~half}
+        for name, use in parts.items():
+            each = energy[:, use] @ size[use] / size[use].sum()
+            low, high = interval(drawn @ each / len(each))
+            found[name] = Estimate(float(each.mean()), float(low), float(high), len(each))
+        return found
+
+    def result(self) -> dict[str, Any]:
+        """The machine-readable answer of `slowflow diagnose --json`."""
+        return {
+            "shares": {**canonical(self.main.shares), "off_path": canonical(self.off_path[0])},
+            "divergence": canonical(self.off_path[1]),
+            "verdict": self.verdict,
+            "cause": CAUSE.get(self.cause, self.cause),
+            "advice": self.advice,
+            "reading": self.reading,
+            "readings": {name: canonical(division) for name, division in self.divisions.items()},
+            "round_trip": {str(n): canonical(self.mean(f"roundtrip-{n}")) for n in self.counts},
+            "inverted_noise": canonical(self.noise_law()),
+            "growth": self.growth().to_dict("records"),
+            "bend": canonical(self.mean("bend")),
+            "steps": self.counts,
+            "nodes": self.facts["nodes"],
+        }
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {share}" for name, share in self.main.shares.items())
+        return f"Diagnosis in {self.path}: {CAUSE.get(self.cause, self.cause)}; {self.reading} lags {self.main.lag} ({parts})"
+
+
+def diagnose(
+    measured: Measurement,
+    model: FlowModel,
+    data: ImageSet,
+    out: str | Path | None = None,
+    *,
+    samples: int = 256,
+    steps: tuple[int, ...] = (),
+    field: Predictor | None = None,
+    progress: Progress | None = None,
+) -> Diagnosis:
+    """Find the causes of a measured lag; resumes an unfinished folder.
+
+    Args:
+        measured: a measurement of this model on these data; its probe is taken over.
+        model, data: what was measured.
+        out: run folder; default `diagnosis` inside the measurement.
+        samples: trajectories; at most as many as there are held-out images.
+        steps: step counts, the reported one first, three or more; default: see `step_counts`.
+        field: another field to be probed in the model's place (planted faults).
+        progress: called with (samples done, samples in all, note).
+
+    Raises:
+        InputError: another model or other data than measured, guided sampling, too few step counts.
+    """
+    _same(measured, model, data)
+    probe = from_mapping(Probe, measured.config["probe"], f"the probe of {measured.path}")
+    probe = replace(probe, samples=min(samples, probe.samples))
+    counts = tuple(steps) or step_counts(probe.grids[0])
+    if len(counts) < 3 or len(set(counts)) < len(counts) or any(n % min(counts) for n in counts):
+        raise InputError(
+            f"step counts {list(counts)} cannot be extrapolated: name three or more different ones, multiples of the least"
+        )
+    heldout = float(measured.config["data"]["heldout"])
+    planted = "none" if field is None else type(field).__name__
+    config = {**{k: measured.config[k] for k in ("model", "data")}, "probe": probe, "steps": counts, "planted": planted}
+    folder = RunFolder(out or measured.path / "diagnosis", "diagnose", config)
+    if folder.finished:
+        return Diagnosis.load(folder.path)
+    seen, held = data.split(heldout)
+    source = Source(model, held, seen, probe)
+    bands = Bands.of(Bank.of(seen, conditional=model.classes > 0))
+    causes = Causes(source, model if field is None else field, bands, counts)
+    model.net.eval()
+    ids, names = source.ids("genuine"), []
+    for first in range(0, len(ids), probe.shard):
+        names.append(f"shards/{first:08d}.safetensors")
+        if not (folder.path / names[-1]).exists():
+            arrays = causes.probe(ids[first : first + probe.shard])
+            tensors = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in arrays.items()}
+            checkpoint.save(folder.path / names[-1], tensors, {})
+        if progress is not None:
+            progress(min(first + probe.shard, len(ids)), len(ids), f"{'/'.join(map(str, counts))} steps")
+    facts = {
+        "counts": list(counts),
+        "nodes": causes.nodes.tolist(),
+        "order": sampler(probe.sampler).order,
+        "interpolant": model.interpolant.name,
+        "bands": {
+            "size": bands.size.tolist(),
+            "variance": bands.variance.tolist(),
+            "mean_energy": bands.mean_energy.tolist(),
+        },
+        "samples": len(ids),
+    }
+    folder.finish(
+        names, {"facts": facts, "summary": Diagnosis(folder.path, dict(folder.config["config"]), facts, names).result()}
+    )
+    return Diagnosis.load(folder.path)
+
+
+def _same(measured: Measurement, model: FlowModel, data: ImageSet) -> None:
+    """Refuse another model, other data or a protocol that has no such causes."""
+    if data.fingerprint != measured.config["data"]["sha256"]:
+        raise InputError(f"'{data.name}' is not the data that {measured.path} was measured on (its hash differs)")
+    known = measured.config["model"].get("weights_sha256")
+    if known is not None and identity(model)["weights_sha256"] != known:
+        raise InputError(f"'{model.name}' is not the model that {measured.path} was measured on (its weights differ)")
+    if list(model.shape) != measured.facts["shape"] or model.interpolant.name != measured.facts["interpolant"]:
+        raise InputError(f"'{model.name}' is not the model that {measured.path} was measured on (shape or path differ)")
+    if measured.config["probe"]["guidance"] != 1.0:
+        raise InputError(
+            f"{measured.path} was sampled with guidance: real states are not its target, so its lag has no such causes; "
+            "measure without guidance and diagnose that"
+        )
