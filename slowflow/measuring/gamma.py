@@ -9,7 +9,7 @@ Slack is r = (t - m) / t. Two gammas are always shown side by side, because they
   the null; negative when the model runs fast. `excess_genuine` subtracts real interpolations, `excess_exact` a perfect
   model with a fine solver on the same noise. `spread` and `edge` are the same width read off the variance and by
   maximum likelihood; `slope` and `step_term` split it by step counts. `signal_*` and `noise_*` are the excess of the
-  two clocks, in the same units.
+  two clocks, in the same units. The main reference is calibrated on genuine states first (`straight.py`).
 
 Where sampling was guided and unguided states were measured beside it, the nulls belong to the unguided ones: every
 excess, the shape and the verdict are theirs, and `guided_minus_unguided` says what guidance adds.
@@ -41,6 +41,7 @@ from slowflow.measuring.estimators import (
 from slowflow.measuring.laws import Grid, compare, separate
 from slowflow.measuring.shape import shape
 from slowflow.measuring.slack import Reading, Slack, everyone
+from slowflow.measuring.straight import straightened
 from slowflow.measuring.verdict import joint_level, judge, lag, warnings
 from slowflow.records import Estimate, GammaFit
 
@@ -85,6 +86,11 @@ def fit(
         raise InputError(
             f"'{band_reference}' has no m for single states, so it has no band; take own, nearest or level"
         )
+    readings = {**readings, excess_reference: straightened(readings[excess_reference])}
+    others = {
+        count: {**one, excess_reference: straightened(one.get(excess_reference, {}))}
+        for count, one in (others or {}).items()
+    }
     case = _Case.of(readings, excess_reference, Draws(seed))
     main, width = case.curves[excess_reference], _spread(case)
     grids = _grids(case, others, steps)

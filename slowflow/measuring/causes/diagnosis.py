@@ -110,10 +110,8 @@ class Diagnosis:
     @cached_property
     def _runs(self) -> list[Energies]:
         mean_energy = np.array(self.facts["bands"]["mean_energy"])
-        return [
-            Energies(n, self.arrays[f"own-{n}"], self.arrays[f"forced-{n}"], self.arrays["genuine"], mean_energy)
-            for n in self.counts
-        ]
+        arrays, shared = self.arrays, (self.arrays["genuine"], mean_energy, self.arrays["noise"])
+        return [Energies(n, arrays[f"own-{n}"], arrays[f"forced-{n}"], *shared) for n in self.counts]
 
     @cached_property
     def divisions(self) -> dict[str, Division]:
@@ -213,7 +211,7 @@ class Diagnosis:
             "cause": CAUSE.get(self.cause, self.cause),
             "advice": self.advice,
             "reading": self.reading,
-            "readings": {name: canonical(division) for name, division in self.divisions.items()},
+            "readings": {name: _plain(division) for name, division in self.divisions.items()},
             "round_trip": {str(n): canonical(self.mean(f"roundtrip-{n}")) for n in self.counts},
             "inverted_noise": canonical(self.noise_law()),
             "growth": self.growth().to_dict("records"),
@@ -225,6 +223,11 @@ class Diagnosis:
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {share}" for name, share in self.main.shares.items())
         return f"Diagnosis in {self.path}: {CAUSE.get(self.cause, self.cause)}; {self.reading} lags {self.main.lag} ({parts})"
+
+
+def _plain(division: Division) -> dict[str, Any]:
+    names = ("lag", "parts", "shares", "by_steps")
+    return {name: canonical(getattr(division, name)) for name in names}
 
 
 def diagnose(

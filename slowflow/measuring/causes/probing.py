@@ -68,7 +68,11 @@ class Causes:
         data = self.source.images_of("genuine", ids)
         labels = labels_of(ids, self.field.classes)
         real = [self.field.interpolant.state(noise, data, t) for t in torch.from_numpy(self.nodes)]
-        found = {"genuine": self._energies(real[1:], labels)}
+        along = np.square(noise.flatten(1).numpy() @ self.bands.axes)
+        found = {
+            "genuine": self._energies(real[1:], labels),
+            "noise": np.add.reduceat(along, self.bands.first, axis=1) / self.bands.size,
+        }
         for count in self.counts:
             own = list(self._between(noise, ids, count, self.nodes))
             forced = [list(self._between(x, ids, count, self.nodes[k : k + 2]))[-1] for k, x in enumerate(real[:-1])]

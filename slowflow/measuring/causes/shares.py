@@ -48,6 +48,8 @@ class Energies:
         forced: the model started at the previous node in a real state, at every node.
         genuine: the real states of the same noise and images, at every node.
         mean_energy: [g], of the class means.
+        noise: [n, g], energy of the noise that the samples share, 1 on average: what it explains of an energy is taken
+            out (control variate), which leaves means alone and most of their sampling error behind.
     """
 
     steps: int
@@ -55,6 +57,7 @@ class Energies:
     forced: np.ndarray
     genuine: np.ndarray
     mean_energy: np.ndarray
+    noise: np.ndarray
 
     def relative(self, which: str, drawn: np.ndarray) -> np.ndarray:
         """[resample, node, g], energy of own or forced states over that of genuine ones."""
@@ -62,6 +65,12 @@ class Energies:
         return np.maximum(ours, LEAST) / np.maximum(theirs, LEAST)
 
     def _variance(self, energy: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+        known = self.noise - 1.0
+        # least squares of each energy on that of the shared noise, group by group
+        slope = np.einsum("ng,nkg->kg", known, energy[:, :, 0] - energy[:, :, 0].mean(axis=0)) / np.square(known).sum(
+            axis=0
+        )
+        energy = np.concatenate([energy[:, :, :1] - (slope * known[:, None])[:, :, None], energy[:, :, 1:]], axis=2)
         mean = mean_curve(energy.reshape(len(energy), -1), drawn).reshape(-1, *energy.shape[1:])
         return np.asarray(mean[..., 0, :] - np.square(mean[..., 1, :]) * self.mean_energy)
 
@@ -87,13 +96,14 @@ class Division:
 
     Args:
         lag: at the reported step count. parts: steps, local, accumulation; they add up to it. shares: of the lag.
-        by_steps: lag at each step count.
+        by_steps: lag at each step count. weight: [node], of the slack at each node; they sum to 2.
     """
 
     lag: Estimate
     parts: dict[str, Estimate]
     shares: dict[str, Estimate]
     by_steps: dict[int, Estimate]
+    weight: np.ndarray
 
     @property
     def clear(self) -> bool:
@@ -137,6 +147,7 @@ def divided(runs: Sequence[Energies], nodes: Sequence[Node], order: int, seed: i
             parts={name: _estimate(found[name][:, k], n) for name in PARTS},
             shares={name: _estimate(_share(found[name][:, k], own[0, :, k]), n) for name in PARTS},
             by_steps={count: _estimate(own[i, :, k], n) for i, count in enumerate(counts)},
+            weight=weight[:, k],
         )
         for k, reading in enumerate(READINGS)
     }

@@ -2,9 +2,10 @@
 
     m(t) = argmin_m  W(m),     W(m)^2 = mean over K directions u of W_2( {u . state_t}, {u . x_m} )^2
 
-x_m = alpha_m data + sigma_m noise are genuine; only u . data and u . noise are saved, which give every m. Laws are compared,
-no state is paired with anything. W(m(t)) is what no m explains: the distance off the path. In one dimension W_2 is the
-root mean square difference of sorted values. m runs over all of [0, 1]; `boundary` flags a time where it, or its null, is an end of it.
+x_m = alpha_m data + sigma_m noise are genuine; only u . data and u . noise are saved, which give every m. Laws are
+compared, no state is paired with anything. W(m(t)) is what no m explains: the distance off the path. In one dimension
+W_2 is the root mean square difference of sorted values. m runs over all of [0, 1]; `boundary` flags a time where it,
+or its null, is an end of it.
 
 W is positive at finite n and m is not quite t even for genuine states; the null says how much of each is that. Both are
 computed at the same n by the same cross-over: model and genuine trajectories are cut in halves, and W^2 is the mean of
@@ -12,8 +13,9 @@ computed at the same n by the same cross-over: model and genuine trajectories ar
 Resampling draws some trajectories twice and adds the same kind of distance once more, so the interval is the spread
 of resamples about their mean, put around the estimate.
 
-Random directions see little but the energy: m follows the amplitude of an off-path state, and where noise and data have
-the same variance on a variance-preserving path W knows nothing of m. Read the minimum beside it.
+Random directions see little but the energy: m follows the amplitude of an off-path state. Where the energy of genuine
+states turns (on the linear path at m = 1 / (1 + s^2) for data of variance s^2) two times have nearly the same law, m may
+be either, and the interval is as wide; on variance-preserving paths with s = 1 it is so everywhere.
 Source: sliced Wasserstein distance, Rabin et al. 2011; as a noise-level reading SlowFlow's.
 """
 

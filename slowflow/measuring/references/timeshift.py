@@ -59,10 +59,15 @@ class TimeShift:
             rows = batch.labels == label
             data = bank.shard(int(label)).var(axis=1, ddof=1).mean() if self.corrected else 0.0
             expected = expected_variance(batch.path, float(data))
-            m[rows], flagged[rows] = match(variance[rows], t[rows], expected, straight=batch.path.straight)
+            m[rows], flagged[rows] = match(variance[rows], t[rows], expected, *self._domain(batch.path))
             best[rows] = expected(np.clip(m[rows], 0.0, 1.0))
         residual = np.abs(variance - best) / np.maximum(variance, np.finfo(np.float64).tiny)
         return Assigned(m=m, residual=residual, boundary=flagged, index=np.full(m.shape, -1))
+
+    def _domain(self, path: Interpolant) -> tuple[float, float]:
+        """Where roots are looked for; beyond 1 the published rule would find each one a second time."""
+        outside = OUTSIDE if path.straight else 0.0
+        return -outside, 1.0 + (outside if self.corrected else 0.0)
 
 
 def expected_variance(path: Interpolant, data: float) -> Curve:
@@ -75,19 +80,20 @@ def expected_variance(path: Interpolant, data: float) -> Curve:
     return curve
 
 
-def match(variance: np.ndarray, t: np.ndarray, curve: Curve, straight: bool) -> tuple[np.ndarray, np.ndarray]:
+def match(
+    variance: np.ndarray, t: np.ndarray, curve: Curve, first: float, last: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Where a curve that falls and then rises has the given values.
 
     Args:
         variance: values, any shape.
         t: of the same shape; the root nearest to it is taken.
         curve: monotone on either side of its minimum (sigma^2 is convex in alpha^2 on every path).
-        straight: roots may lie outside [0, 1].
+        first, last: ends of the interval that is searched.
 
     Returns:
         m and a flag: True where m is not inside (0, 1), or where the curve never has the value.
     """
-    first, last = (-OUTSIDE, 1.0 + OUTSIDE) if straight else (0.0, 1.0)
     middle = _minimum(curve, first, last)
     ends = curve(np.array([first, middle, last]))
     m = np.where(variance < ends[1], middle, first if ends[0] >= ends[2] else last)
