@@ -37,9 +37,10 @@ def screened(bank: ImageSet, heldout: ImageSet, asked: int, seed: int) -> tuple[
     if constant:
         warnings.append(f"constant images: {constant} of {len(bank)} images of '{bank.name}' have one value everywhere")
     rows, others = _keys(bank), _keys(heldout)
-    doubles = len(rows) - len(set(rows))
-    if doubles:
-        warnings.append(f"duplicates: {doubles} of {len(bank)} images of '{bank.name}' occur more than once")
+    for images, keys in ((bank, rows), (heldout, others)):
+        doubles = len(keys) - len(set(keys))
+        if doubles:
+            warnings.append(f"duplicates: {doubles} of {len(images)} images of '{images.name}' occur more than once")
     leaked = len(set(rows) & set(others))
     if leaked:
         warnings.append(
