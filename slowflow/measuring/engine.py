@@ -73,7 +73,9 @@ def measure(
     """
     bank_set, held = _split(model, data, heldout)
     probe = resolved(probe, model)
-    engine = search.backend(probe.backend, model.interpolant)
+    search.backend(
+        probe.backend, model.interpolant
+    )  # a name that cannot be served is refused before anything is written
     config = {
         "model": model_id or {"name": model.name},
         "data": {"name": data.name, "sha256": data.fingerprint, "heldout": heldout},
@@ -84,6 +86,7 @@ def measure(
         return Measurement.load(folder.path)
     bank_set, warnings = screening.screened(bank_set, held, probe.bank, probe.seed)
     source, bank = Source(model, held, bank_set, probe), Bank.of(bank_set, conditional=model.classes > 0)
+    engine = search.backend(probe.backend, model.interpolant, max(map(len, bank.shards.values())))
     model.net.eval()
     conventions = direction_test(model, held)
     plan = list(_plan(source, probe))

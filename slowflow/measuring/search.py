@@ -32,6 +32,9 @@ try:
 except Exception:  # a broken GPU wheel raises RuntimeError, not ImportError
     faiss = None  # type: ignore[assignment]
 
+LARGEST_MATRIX = 4096
+"""Rows up to which `auto` takes matrix products: FAISS asks nine queries a state, and what it cannot certify is searched by
+matrix products all the same, so that on a bank of this size it costs four times as much for the same answer."""
 SHORTLIST = 8
 WINDOW_POINTS = 8
 CURVE_POINTS = 64
@@ -50,8 +53,13 @@ def backends() -> list[str]:
     return ["faiss", "torch"] if faiss is not None else ["torch"]
 
 
-def backend(name: str, path: Interpolant) -> str:
-    """The engine that is used: `auto` takes the preferred one; curved paths are searched by matrix products.
+def backend(name: str, path: Interpolant, rows: int = LARGEST_MATRIX + 1) -> str:
+    """The engine that is used. `auto` takes FAISS, but matrix products on curved paths and for small banks.
+
+    Args:
+        name: auto, faiss, torch or approximate.
+        path: the interpolant.
+        rows: images of the largest class in the bank.
 
     Raises:
         InputError: unknown name, or FAISS was asked for and is not installed or the path is curved.
@@ -64,7 +72,9 @@ def backend(name: str, path: Interpolant) -> str:
         raise InputError(
             f"the backend '{name}' searches straight paths only; '{path.name}' is curved, use auto or torch"
         )
-    return ("torch" if not path.straight else backends()[0]) if name == "auto" else name
+    if name != "auto":
+        return name
+    return "torch" if not path.straight or rows <= LARGEST_MATRIX else backends()[0]
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,7 @@ def nearest(state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interp
     """
     if state.shape != noise.shape or state.shape[1] != rows.shape[1]:
         raise InputError(f"states {state.shape}, noise {noise.shape} and bank {rows.shape} do not match")
-    chosen = backend(engine, path)
+    chosen = backend(engine, path, len(rows))
     if chosen == "torch":
         return _decide(state, noise, rows, path, _matrix_shortlist(state, noise, rows, path), 1.0)
     if chosen == "approximate":
