@@ -134,7 +134,7 @@ def coverage(repetitions: int, n: int = 200) -> Result:
     for name, components in (("gaussian", 1), ("mixture", 10)):
         field = field_of(64, components, 1)
         hits = {reading: 0 for reading in READINGS}
-        at_times = {reading: np.zeros(TIMES) for reading in READINGS}
+        at_times = {reading: np.zeros((2, TIMES)) for reading in READINGS}  # covered, read at all
         verdicts: dict[str, int] = {}
         points, worst = 0, {reading: 0.0 for reading in READINGS}
         for k in range(repetitions):
@@ -155,7 +155,7 @@ def coverage(repetitions: int, n: int = 200) -> Result:
                 hits[reading] += not excess.excludes(0.0)
                 worst[reading] = max(worst[reading], abs(excess.value))
                 free = curves.free("model", "genuine")
-                at_times[reading][curves.kept] += [not e.excludes(0.0) for e in free]
+                at_times[reading][:, curves.kept] += [[not e.excludes(0.0) for e in free], [True] * len(free)]
                 if reading == "level":
                     model, null = said[reading]["model"], said[reading]["genuine"]
                     assert isinstance(model, Slack)
@@ -166,12 +166,19 @@ def coverage(repetitions: int, n: int = 200) -> Result:
             verdicts[verdict] = verdicts.get(verdict, 0) + 1
         found[name] = {
             "covered": {reading: count / repetitions for reading, count in hits.items()},
-            "covered_at_times": {r: (x / repetitions).round(3).tolist() for r, x in at_times.items()},
+            "covered_at_times": {r: _by_time(*counts) for r, counts in at_times.items()},
             "largest_excess": worst,
             "verdicts": verdicts,
             "covered_by_points": points / repetitions,
         }
     return found
+
+
+def _by_time(covered: np.ndarray, read: np.ndarray) -> dict[str, float]:
+    """t -> share of the repetitions that read this time in which zero was covered."""
+    return {
+        f"{t:.1f}": round(c / n, 3) for t, c, n in zip(np.linspace(0.1, 1.0, TIMES), covered, read, strict=True) if n
+    }
 
 
 def velocity(repetitions: int, n: int = 1000) -> Result:

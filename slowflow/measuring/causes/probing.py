@@ -30,7 +30,11 @@ PUSH = 0.02
 
 def step_counts(steps: int) -> tuple[int, ...]:
     """The reported step count and two more: coarser ones where they are fine enough, else finer ones."""
-    return (steps, steps // 2, steps // 4) if steps >= 40 and steps % 4 == 0 else (steps, 2 * steps, 4 * steps)
+    if steps >= 40 and steps % 4 == 0:
+        return (steps, steps // 2, steps // 4)
+    if steps >= 40 and steps % 5 == 0:
+        return (steps, 2 * steps // 5, steps // 5)
+    return (steps, 2 * steps, 4 * steps)
 
 
 def node_times(counts: Sequence[int], t_max: float, shift: float) -> np.ndarray:
@@ -81,7 +85,7 @@ class Causes:
             found[f"roundtrip-{count}"] = self._round_trip(noise, data, ids, count)
         found |= self._inverted(ids, labels)
         found |= self._growth(noise, data, real, ids)
-        found["bend"] = self._bend(noise, ids, max(self.counts))
+        found["bend"] = self._bend(noise, ids, self.counts[0])
         return found
 
     def _device(self) -> torch.device:
@@ -150,9 +154,9 @@ class Causes:
             push = path.state(noise, data, late) - x
             size = push.flatten(1).norm(dim=1)
             turned = other * (size / other.flatten(1).norm(dim=1)).reshape(-1, *[1] * (x.ndim - 1))
-            plain = list(self._between(x, ids, max(self.counts), span))[-1]
+            plain = list(self._between(x, ids, self.counts[0], span))[-1]
             for name, moved in (("growth-lag", push), ("growth-random", turned)):
-                reached = list(self._between(x + moved, ids, max(self.counts), span))[-1]
+                reached = list(self._between(x + moved, ids, self.counts[0], span))[-1]
                 found[name].append(((reached - plain).flatten(1).norm(dim=1) / size).numpy())
         return {name: np.stack(rows, axis=1) for name, rows in found.items()}
 
