@@ -75,8 +75,10 @@ def load(path: str | Path) -> Checkpoint:
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty (0 bytes), expected a checkpoint")
     with open(path, "rb") as file:
-        start = file.read(2)
-    is_torch = zipfile.is_zipfile(path) or start in (b"\x80\x02", b"PK")
+        start = file.read(9)
+    # a safetensors file begins with the length of its JSON header, whose bytes may look like any other format's
+    is_safetensors = start[8:] == b"{" and int.from_bytes(start[:8], "little") + 8 <= path.stat().st_size
+    is_torch = not is_safetensors and (zipfile.is_zipfile(path) or start[:2] in (b"\x80\x02", b"PK"))
     content, metadata = (_load_torch(path), {}) if is_torch else _load_safetensors(path)
     part, tensors = _select(content, path)
     for name, tensor in tensors.items():

@@ -367,7 +367,7 @@ class Measurement:
             "nfe": self.facts["nfe"],
             "protocol": self.protocol(),
             "search": self.facts["search"],
-            "measures": {name: self.measure(name).to_dict("records") for name in self.measures},
+            "measures": {name: _rows(self.measure(name)) for name in self.measures},
             "by_steps": {str(steps): canonical(self.suggest(steps=steps)) for steps in self.steps},
         }
 
@@ -401,3 +401,9 @@ class Measurement:
         for name in ("residual", "boundary"):
             out[name] = table[name].tolist() if name in table else None
         return out
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, float | None]]:
+    """Rows as plain values; what could not be estimated is None."""
+    rows: list[dict[str, Any]] = table.to_dict("records")
+    return [{key: None if pd.isna(value) else value for key, value in row.items()} for row in rows]

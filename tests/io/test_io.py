@@ -526,3 +526,16 @@ def test_toml_mistakes_are_input_errors(tmp_path):
         read_toml(tmp_path / "gone.toml")
     with pytest.raises(InputError, match="is not a TOML file"):
         read_toml(tmp_path)
+
+
+@pytest.mark.parametrize("length", [640, 19_280])
+def test_a_header_whose_length_looks_like_another_format_is_still_safetensors(tmp_path, length):
+    """Its first bytes are 80 02 (a pickle's) or 50 4b (a zip's)."""
+    for padding in range(length - 200, length):
+        checkpoint.save(tmp_path / "a.safetensors", {"x": torch.ones(1)}, {"note": "n" * padding})
+        size = int.from_bytes((tmp_path / "a.safetensors").read_bytes()[:8], "little")
+        if size == length:
+            break
+    else:
+        pytest.fail("no padding gives this length")
+    assert checkpoint.load(tmp_path / "a.safetensors").metadata["note"].startswith("n")
