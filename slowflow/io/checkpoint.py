@@ -132,3 +132,27 @@ def _strip(name: str) -> str:
         while name.startswith(prefix):
             name = name[len(prefix) :]
     return name
+
+
+def load_strictly(net: torch.nn.Module, tensors: dict[str, Tensor], path: Path | str) -> None:
+    """Copy tensors into the network; every name and shape must match.
+
+    Raises:
+        CheckpointError: counts and the first five of what is missing, unexpected or of another shape.
+    """
+    own = net.state_dict()
+    missing = sorted(own.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - own.keys())
+    wrong = [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & tensors.keys())
+        if own[name].shape != tensors[name].shape
+    ]
+    parts = [
+        f"{len(names)} {kind} ({', '.join(names[:5])})"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
+        if names
+    ]
+    if parts:
+        raise CheckpointError(f"{path} does not fit a {type(net).__name__}: " + "; ".join(parts))
+    net.load_state_dict(tensors)

@@ -21,6 +21,7 @@ from slowflow.families.sit.backbone import SiT, SiTConfig
 from slowflow.flow.interpolants import interpolant
 from slowflow.flow.model import FlowModel
 from slowflow.io import checkpoint
+from slowflow.io.checkpoint import load_strictly
 from slowflow.io.run import file_sha256
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
@@ -71,30 +72,6 @@ def config_from_shapes(tensors: dict[str, Tensor], heads: int | None, path: Path
         return SiTConfig(**shape)
     except InputError as error:
         raise CheckpointError(f"{path} is not a SiT checkpoint: {error}") from error
-
-
-def load_strictly(net: torch.nn.Module, tensors: dict[str, Tensor], path: Path | str) -> None:
-    """Copy tensors into the network; every name and shape must match.
-
-    Raises:
-        CheckpointError: counts and the first five of what is missing, unexpected or of another shape.
-    """
-    own = net.state_dict()
-    missing = sorted(own.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - own.keys())
-    wrong = [
-        f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in sorted(own.keys() & tensors.keys())
-        if own[name].shape != tensors[name].shape
-    ]
-    parts = [
-        f"{len(names)} {kind} ({', '.join(names[:5])})"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
-        if names
-    ]
-    if parts:
-        raise CheckpointError(f"{path} does not fit a {type(net).__name__}: " + "; ".join(parts))
-    net.load_state_dict(tensors)
 
 
 def flow_model(net: SiT, *, path: str, prediction: str, name: str) -> FlowModel:
