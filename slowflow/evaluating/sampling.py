@@ -15,10 +15,9 @@ import torch
 
 from slowflow.config import canonical
 from slowflow.errors import InputError
+from slowflow.flow.count import network_calls
 from slowflow.flow.generate import final_states, labels_of, quantise
-from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
-from slowflow.flow.samplers import sampler
 from slowflow.io import atomic, checkpoint
 from slowflow.io.run import RunFolder, read_json
 
@@ -85,7 +84,7 @@ def sample(
         raise InputError(f"samples are written as .npz, got '{file.name}'")
     protocol = {
         **asdict(config),
-        "nfe": sampler(config.sampler).network_calls(guided(model, config.guidance), config.steps),
+        "nfe": network_calls(model, config.sampler, config.steps, guidance=config.guidance, shift=config.shift),
         "model": model_id or {"name": model.name},
         "quantiser": "uint8, round half up" if pixels else "none",
         "labels": "balanced: sample i has class i mod classes",

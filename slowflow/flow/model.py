@@ -15,59 +15,25 @@ is held at FLOOR; samplers never evaluate there except at the very first step of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from slowflow.errors import InputError
+from slowflow.flow.grids import uniform_grid
+from slowflow.flow.habits import Guiding, Training
 from slowflow.flow.interpolants import Interpolant, expand, interpolant
+from slowflow.flow.predictor import Predictor as Predictor
 
 Prediction = Literal["velocity", "noise", "data", "score", "v"]
 PREDICTIONS: tuple[str, ...] = ("velocity", "noise", "data", "score", "v")
 FLOOR = 1e-3
 """Smallest coefficient a prediction is divided by; SiT starts noise and score sampling at t = 1e-3."""
-
-
-@runtime_checkable
-class Predictor(Protocol):
-    """What samplers and measures need of a model: networks, guided models and exact fields all provide it."""
-
-    @property
-    def interpolant(self) -> Interpolant:
-        """The path."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one state."""
-        ...
-
-    @property
-    def classes(self) -> int:
-        """Number of classes, 0 when unconditional."""
-        ...
-
-    @property
-    def calls(self) -> int:
-        """Network evaluations one `predict` costs."""
-        ...
-
-    @property
-    def t_max(self) -> float:
-        """Where sampling ends."""
-        ...
-
-    def predict(self, state: Tensor, t: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
-        """(data_hat, noise_hat), each like `state`."""
-        ...
-
-    def velocity(self, state: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """The velocity field, like `state`."""
-        ...
 
 
 def combine(path: Interpolant, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -115,6 +81,12 @@ class FlowModel:
         label: canonical t -> the number the network is told.
         t_max: where sampling ends, 1 except where the authors stop early (RAE: 0.9931).
         name: for records and messages.
+        calls: network evaluations of one prediction.
+        shift: resolution shift s of the warp, for training times and sampling grids alike (RAE: 6.93, SD3: 3).
+        times: steps -> the times the authors sample at, noise to data; None = equally spaced before the warp.
+        guiding: how guidance is applied.
+        training: law of the times and weighting of the loss.
+        family: who opened it, and can describe and export it.
     """
 
     net: nn.Module
@@ -128,6 +100,11 @@ class FlowModel:
     t_max: float = 1.0
     name: str = "model"
     calls: int = 1
+    shift: float = 1.0
+    times: Callable[[int], Tensor] | None = None
+    guiding: Guiding = field(default_factory=Guiding)
+    training: Training = field(default_factory=Training)
+    family: str = "custom"
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
@@ -138,6 +115,24 @@ class FlowModel:
             )
         if not 0.0 < self.t_max <= 1.0:
             raise InputError(f"t_max is {self.t_max}, expected a time in (0, 1]")
+        if not 0.0 < self.shift < math.inf:
+            raise InputError(f"shift is {self.shift}, expected a finite number above 0")
+
+    def grid(self, steps: int, shift: float = 1.0) -> Float[Tensor, " times"]:
+        """steps + 1 sampling times, float64, from noise to t_max.
+
+        Args:
+            steps: intervals.
+            shift: a further warp on top of the model's own; warps multiply.
+
+        Raises:
+            InputError: steps below 1, or a further warp of times that the authors fixed.
+        """
+        if self.times is None:
+            return uniform_grid(steps, end=self.t_max, shift=self.shift * shift)
+        if shift != 1.0:
+            raise InputError(f"'{self.name}' brings its own sampling times, which cannot be shifted by {shift}")
+        return self.times(steps)
 
     @property
     def device(self) -> torch.device:

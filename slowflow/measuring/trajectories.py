@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,10 +11,12 @@ from torch import Tensor
 from slowflow import rng
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError
+from slowflow.flow.count import network_calls
 from slowflow.flow.exact import ExactMixture
 from slowflow.flow.generate import fresh_noise, labels_of, noise_of, state_dtype
-from slowflow.flow.grids import uniform_grid
+from slowflow.flow.grids import refine
 from slowflow.flow.guidance import guided
+from slowflow.flow.interpolants import Interpolant
 from slowflow.flow.model import FlowModel, Predictor, conditions
 from slowflow.flow.samplers import Sampler, sampler, walk
 from slowflow.flow.samplers.heun import Heun
@@ -58,25 +60,27 @@ class Source:
 
     def make(self, kind: str, ids: np.ndarray, steps: int) -> Trajectories:
         """Trajectories of the given samples on the grid with this many intervals."""
-        grid = uniform_grid(steps, end=self.model.t_max, shift=self.probe.shift)
+        grid = sampler(self.probe.sampler).grid(self.model, steps, self.probe.shift)
         if kind in ("genuine", "seen"):
             return self._interpolated(kind, ids, grid)
         if kind == "model":
             field: Predictor = guided(self.model, self.probe.guidance)
             return self._sampled(field, sampler(self.probe.sampler), ids, grid, every=1, device=self.model.device)
         # the field of single images is infinite at t = 1, so a last step is never corrected there
-        heun, perfect = Heun(last_euler=True), self.perfect()
+        heun, path = Heun(last_euler=True), self.model.interpolant
         if kind == "coarse":
             method = heun if self.probe.sampler == "heun" else sampler(self.probe.sampler)
-            return self._sampled(perfect, method, ids, grid, every=1)
+            return self._sampled(self.perfect(path), method, ids, grid, every=1)
         every = -(-FINE // steps)
-        fine = uniform_grid(steps * every, end=self.model.t_max, shift=self.probe.shift)
-        return self._sampled(perfect, heun, ids, fine, every)
+        # a table of noise levels has no derivative: its perfect flow is solved on the path that has the same states
+        twin, fine = path.twin(refine(grid, every))
+        solved = self._sampled(self.perfect(twin, float(fine[-1])), heun, ids, fine, every)
+        return replace(solved, grid=grid[1:].numpy(), path=path)
 
-    def perfect(self) -> ExactMixture:
+    def perfect(self, path: Interpolant, t_max: float | None = None) -> ExactMixture:
         """The exact flow of the held-out images: its states have the law of genuine states, at every time."""
         labels, data = conditions(self.model, self.heldout.labels), self.heldout.data.to(torch.float64)
-        return ExactMixture(data, labels, 0.0, self.model.interpolant, t_max=self.model.t_max)
+        return ExactMixture(data, labels, 0.0, path, t_max=self.model.t_max if t_max is None else t_max)
 
     def _interpolated(self, kind: str, ids: np.ndarray, grid: Tensor) -> Trajectories:
         images = self._real(kind)
@@ -124,4 +128,4 @@ class Source:
 
 def nfe(model: FlowModel, probe: Probe, steps: int) -> int:
     """Network calls of one sample."""
-    return sampler(probe.sampler).network_calls(guided(model, probe.guidance), steps)
+    return network_calls(model, probe.sampler, steps, guidance=probe.guidance, shift=probe.shift)
