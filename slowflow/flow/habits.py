@@ -50,11 +50,13 @@ class Training:
         time_law: law of t before the warp: uniform, beta21 (density 2 t) or logit-normal (of mean 0, deviation 1).
         interval: support of that law; SiT keeps noise and score networks off both ends.
         weighting: of the loss, see weighting.py.
+        levels: of a table of noise levels: times are rounded down to it, as the network saw no others; 0 = continuous.
     """
 
     time_law: str = "uniform"
     interval: tuple[float, float] = (0.0, 1.0)
     weighting: str = "none"
+    levels: int = 0
 
     def __post_init__(self) -> None:
         if self.time_law not in TIME_LAWS:
@@ -64,3 +66,5 @@ class Training:
             raise InputError(f"the training interval is [{low}, {high}], expected 0 <= low < high <= 1")
         if self.weighting not in WEIGHTINGS:
             raise InputError(f"weighting is '{self.weighting}', expected one of {', '.join(WEIGHTINGS)}")
+        if self.levels < 0:
+            raise InputError(f"levels is {self.levels}, expected 0 (continuous) or the number of noise levels")

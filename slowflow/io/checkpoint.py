@@ -7,6 +7,7 @@ written as safetensors with one JSON string as metadata (one key, because the or
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import zipfile
 from collections.abc import Mapping
@@ -84,6 +85,23 @@ def load(path: str | Path) -> Checkpoint:
             bad = int((~torch.isfinite(tensor)).sum())
             raise CheckpointError(f"{path}: '{name}' holds {bad} NaN or infinite values")
     return Checkpoint(tensors, part, metadata)
+
+
+def metadata(path: str | Path) -> dict[str, Any]:
+    """What a safetensors file of SlowFlow's own says about itself, without its tensors; empty for every other file."""
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            found = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    except (safetensors.SafetensorError, json.JSONDecodeError, OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def save_torch(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a file of PyTorch's own format, for other people's loaders; atomically."""
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    atomic.write_bytes(path, buffer.getvalue())
 
 
 def _load_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -21,14 +21,17 @@ from slowflow.data.images import ImageSet
 from slowflow.errors import CheckpointError, InputError, NonFiniteError
 from slowflow.families.base import FAMILIES, OpenOptions
 from slowflow.families.open import direction_test, open_model
-from slowflow.families.sit import config_from_shapes, describe, flow_model, load_strictly
+from slowflow.families.metadata import describe
+from slowflow.families.sit import flow_model
 from slowflow.families.sit.backbone import SiT, SiTConfig, initialise
+from slowflow.families.sit.shapes import config_from_shapes
 from slowflow.flow.exact import ExactMixture
 from slowflow.flow.grids import uniform_grid
 from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
 from slowflow.flow.samplers import sampler, walk
 from slowflow.io import checkpoint
+from slowflow.io.checkpoint import load_strictly
 
 DOUBLE = torch.float64
 GOLDEN_CONFIG = SiTConfig(8, 2, 4, hidden=32, depth=2, heads=2, classes=10, learn_sigma=True)
@@ -510,7 +513,7 @@ def stranger():
 def test_a_family_that_would_fit_is_named(tmp_path):
     torch.save(fresh().state_dict(), tmp_path / "net.pt")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="is not mine; it would fit --family sit"):
+    with pytest.raises(CheckpointError, match="is not mine; it would fit --family dit or sit"):
         open_model(tmp_path / "net.pt", "stranger")
     with pytest.raises(CheckpointError, match=r"is not mine$"):
         open_model(tmp_path / "other.pt", "stranger")
