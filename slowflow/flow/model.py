@@ -150,7 +150,8 @@ class FlowModel:
         self, state: Float[Tensor, "sample *data"], t: Float[Tensor, "..."], cond: Int[Tensor, " sample"]
     ) -> Float[Tensor, "sample *data"]:
         """The network's own prediction in canonical sign, in the network's dtype; gradients flow."""
-        label = self.label(t.to(torch.float64)).to(self.dtype)
+        # a label of 981 or 0.981 does not survive bfloat16; networks compute their time features in float32 at least
+        label = self.label(t.to(torch.float64)).to(torch.promote_types(self.dtype, torch.float32))
         if label.ndim == 0:
             label = label.expand(state.shape[0])
         out = first_output(self.net(state.to(self.dtype), label, cond), self.shape[0])

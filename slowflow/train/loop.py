@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from slowflow import rng
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError, NonFiniteError
 from slowflow.flow.model import FlowModel, conditions
+from slowflow.flow.weighting import loss_weight
 from slowflow.remedies.base import TrainingRemedy
 from slowflow.train.state import TrainState
 
@@ -89,7 +90,7 @@ def batch_rows(seed: int, step: int, batch_size: int, n: int) -> Tensor:
 
 
 def step_loss(model: FlowModel, remedy: TrainingRemedy, data: ImageSet, config: TrainConfig, step: int) -> Tensor:
-    """The loss of one step: mean squared error of the network on the remedy's state, label and target."""
+    """The loss of one step: mean squared error on the remedy's state, label and target, weighted as the model's authors do."""
     rows = batch_rows(config.seed, step, config.batch_size, len(data))
     clean = data.data[rows].to(model.device)
     noise = torch.randn(clean.shape, generator=rng.torch_generator(config.seed, "noise", step)).to(clean)
@@ -100,7 +101,11 @@ def step_loss(model: FlowModel, remedy: TrainingRemedy, data: ImageSet, config: 
         )
         cond = torch.where(dropped, model.null, cond)
     state, t, target = remedy.pair(noise, clean, rng.torch_generator(config.seed, "times", step))
-    return nn.functional.mse_loss(model.raw(state, t, cond.to(model.device)), target)
+    out = model.raw(state, t, cond.to(model.device))
+    weight = loss_weight(model.interpolant, model.prediction, model.training.weighting, t.to(torch.float64))
+    if weight is None:
+        return nn.functional.mse_loss(out, target)
+    return ((out - target).square().flatten(1).mean(dim=1) * weight.to(out)).mean()
 
 
 @torch.no_grad()
@@ -144,7 +149,7 @@ def train(
         NonFiniteError: the loss is not finite; the last good state stays on disk.
     """
     check_data(model, data)
-    remedy = replace(remedy, interpolant=model.interpolant, prediction=model.prediction)
+    remedy = remedy.bound(model)
     state = TrainState(
         model.net,
         ema_decay=config.ema_decay,

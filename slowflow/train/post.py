@@ -21,7 +21,11 @@ from slowflow.train.pretrain import finish
 
 
 def make_remedy(
-    name: str, gamma: float | None = None, target_at: str = "m", time_law: str | None = None
+    name: str,
+    gamma: float | None = None,
+    target_at: str = "m",
+    time_law: str | None = None,
+    order: str = "released",
 ) -> TrainingRemedy:
     """The remedy called `name` with the settings it knows.
 
@@ -34,7 +38,7 @@ def make_remedy(
     if "gamma" in known:
         if gamma is None:
             raise InputError(f"the remedy '{name}' needs a gamma (a number, or auto with --run)")
-        settings |= {"gamma": gamma, "target_at": target_at}
+        settings |= {"gamma": gamma, "target_at": target_at, "order": order}
     elif gamma is not None:
         raise InputError(f"the remedy '{name}' has no gamma, but {gamma} was given")
     return kind(**settings)
@@ -75,7 +79,7 @@ def post_train(
         )
     if model.dtype not in (torch.float32, torch.float64):
         raise InputError(f"weights in {model.dtype} are too coarse to be trained; open the model in float32")
-    bound = replace(remedy, interpolant=model.interpolant.name, prediction=model.prediction)
+    bound = replace(remedy.bound(model), interpolant=model.interpolant.name)
     described = {"remedy": remedy_name(remedy), **canonical(bound)}
     record = {
         "model": model_id or {"name": model.name},

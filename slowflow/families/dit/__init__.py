@@ -8,8 +8,12 @@ Files of DiT and SiT hold the same names, so nothing in a file tells them apart;
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from slowflow.errors import CheckpointError, InputError
 from slowflow.families.base import FAMILIES, Opened, OpenOptions
@@ -24,6 +28,12 @@ from slowflow.io.checkpoint import load_strictly
 from slowflow.io.run import file_sha256
 
 
+def level(table: Table, t: Tensor) -> Tensor:
+    """The table index of t; a whole number where t is a level but for rounding, as the network was trained on no others."""
+    k = table.label(t)
+    return torch.where((k - k.round()).abs() < 1e-3, k.round(), k)
+
+
 def flow_model(net: SiT, *, name: str) -> FlowModel:
     """A DiT network in canonical time: noise prediction on DDPM's table."""
     config, table = net.config, Table()
@@ -34,7 +44,7 @@ def flow_model(net: SiT, *, name: str) -> FlowModel:
         shape=(config.channels, config.input_size, config.input_size),
         classes=config.classes,
         null=config.classes,
-        label=table.label,
+        label=partial(level, table),
         name=name,
         training=Training(levels=table.levels),
         family="dit",
