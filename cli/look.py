@@ -9,7 +9,7 @@ from slowflow_cli import shared as s
 
 from slowflow.errors import InputError
 
-WHAT = ("models", "families", "references", "remedies", "features", "figures", "data", "samplers")
+WHAT = ("models", "families", "references", "remedies", "features", "figures", "data", "samplers", "protocols")
 
 
 def doctor(json: s.Json = False, debug: s.Debug = False) -> int:
@@ -97,6 +97,7 @@ def _listing(what: str) -> list[dict[str, str]]:
         "figures": ("slowflow.figures", "FIGURES"),
         "data": ("slowflow.data.sets", "SETS"),
         "samplers": ("slowflow.flow.samplers", "SAMPLERS"),
+        "protocols": ("slowflow.protocols", "PROTOCOLS"),
     }
     module, name = places[what]
     registry: Any = getattr(importlib.import_module(module), name)

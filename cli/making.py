@@ -20,6 +20,8 @@ def sample(
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 = none.")] = 1.0,
     shift: Annotated[float, typer.Option(help="Resolution warp of the sampling grid.")] = 1.0,
     images: Annotated[Path | None, typer.Option("--images", help="Also draw the first 100 into this PNG.")] = None,
+    protocol: s.Protocol = None,
+    guide: s.Guide = None,
     latents: Annotated[bool, typer.Option("--latents", help="States are not images: write float32 data.")] = False,
     family: s.Family = "sit",
     factory: s.Factory = None,
@@ -40,6 +42,7 @@ def sample(
     output = s.Output(json, quiet)
     where, precision = s.setup(threads, device, dtype)
     opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
+    opened = s.apply_protocol(output, opened, protocol, guide, sampler, [steps], guidance)
     from slowflow.evaluating.sampling import SampleConfig
     from slowflow.evaluating.sampling import sample as run
     from slowflow.families.open import identity
@@ -53,7 +56,12 @@ def sample(
     settings = SampleConfig(n=n, steps=steps, sampler=sampler, guidance=guidance, seed=seed, shift=shift, shard=size)
     output.say(f"sampling into {out}")
     found = run(
-        opened.model, settings, out, pixels=pixels, model_id=identity(opened.model), progress=output.progress("sample")
+        opened.model,
+        settings,
+        out,
+        pixels=pixels,
+        model_id=identity(opened.model, protocol),
+        progress=output.progress("sample"),
     )
     if images is not None:
         import numpy as np
@@ -77,6 +85,8 @@ def evaluate(
     sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em.")] = "euler",
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 = none.")] = 1.0,
     shift: Annotated[float, typer.Option(help="Resolution warp of the sampling grid.")] = 1.0,
+    protocol: s.Protocol = None,
+    guide: s.Guide = None,
     heldout: s.Heldout = 0.2,
     family: s.Family = "sit",
     factory: s.Factory = None,
@@ -111,6 +121,7 @@ def evaluate(
         found = evaluate_file(Path(model), images, open_features(features, images.shape), out, heldout=heldout)
     else:
         opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
+        opened = s.apply_protocol(output, opened, protocol, guide, sampler, steps, guidance)
         found = run(
             opened.model,
             open_data(data, classes=opened.model.classes),
@@ -118,7 +129,7 @@ def evaluate(
             Sampling(samples=samples, steps=tuple(steps), sampler=sampler, guidance=guidance, seed=seed, shift=shift),
             out,
             heldout=heldout,
-            model_id=identity(opened.model),
+            model_id=identity(opened.model, protocol),
             progress=output.progress("evaluate"),
         )
     for count in found.steps:

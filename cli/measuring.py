@@ -24,6 +24,8 @@ def measure(
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 = none.")] = 1.0,
     shift: Annotated[float, typer.Option(help="Resolution warp of the sampling grid.")] = 1.0,
     backend: Annotated[str, typer.Option(help="Search engine: auto, faiss, torch.")] = "auto",
+    protocol: s.Protocol = None,
+    guide: s.Guide = None,
     heldout: s.Heldout = 0.2,
     family: s.Family = "sit",
     factory: s.Factory = None,
@@ -44,6 +46,7 @@ def measure(
     output = s.Output(json, quiet)
     where, precision = s.setup(threads, device, dtype)
     opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
+    opened = s.apply_protocol(output, opened, protocol, guide, sampler, steps, guidance)
     from slowflow.data.open import open_data
     from slowflow.families.open import identity
     from slowflow.io.run import read_manifest
@@ -68,7 +71,7 @@ def measure(
         probe,
         out,
         heldout=heldout,
-        model_id=identity(opened.model),
+        model_id=identity(opened.model, protocol),
         progress=output.progress("measure"),
     )
     for name in found.references:

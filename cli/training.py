@@ -22,7 +22,12 @@ def posttrain(
     gamma: Annotated[str, typer.Option(help="auto (with --run), or a number in [0, 1].")] = "auto",
     run: Annotated[Path | None, typer.Option("--run", help="A measurement of this model, for --gamma auto.")] = None,
     target_at: Annotated[str, typer.Option(help="Where the target is taken: m or t (equal on the linear path).")] = "m",
-    time_law: Annotated[str | None, typer.Option(help="uniform or beta21; the remedy's own when not given.")] = None,
+    order: Annotated[
+        str, typer.Option(help="With a resolution shift: released (draw, warp, slow) or paper (draw, slow, warp).")
+    ] = "released",
+    time_law: Annotated[
+        str | None, typer.Option(help="uniform, beta21, logit-normal; the remedy's or the model's own when not given.")
+    ] = None,
     lr: Annotated[float, typer.Option(help="Learning rate after warm-up.")] = 2e-4,
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 100,
     ema: Annotated[float, typer.Option(help="Decay of the moving average.")] = 0.999,
@@ -53,7 +58,7 @@ def posttrain(
 
     measured = None if run is None else RunResult.load(run).measured
     number = _gamma(gamma, measured) if remedy == "mixflow" or gamma != "auto" else None
-    chosen = make_remedy(remedy, number, target_at, time_law)
+    chosen = make_remedy(remedy, number, target_at, time_law, order)
     settings = TrainConfig(
         steps=steps,
         batch_size=s.batch_size(batch_size),

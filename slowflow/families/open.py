@@ -16,6 +16,7 @@ from slowflow.cards import card, cards
 from slowflow.data.images import ImageSet
 from slowflow.errors import CheckpointError, NonFiniteError, SlowFlowError
 from slowflow.families.base import FAMILIES, Opened, OpenOptions
+from slowflow.families.peer import folder_names
 from slowflow.flow.habits import Guiding
 from slowflow.flow.model import FlowModel, conditions
 from slowflow.io import checkpoint
@@ -63,17 +64,21 @@ def _own_family(path: Path | None) -> str | None:
 
 def _families_that_fit(path: Path, tried: str) -> list[str]:
     try:
-        names = set(checkpoint.load(path).tensors)
+        names = folder_names(path) if path.is_dir() else set(checkpoint.load(path).tensors)
     except SlowFlowError:
         return []
     return [entry.name for entry in FAMILIES if entry.name != tried and entry.value.fits(names)]
 
 
-def identity(model: FlowModel, **more: Any) -> dict[str, Any]:
+def identity(model: FlowModel, protocol: str | None = None) -> dict[str, Any]:
     """What identifies a model in a configuration: conventions, weights and dtype, no path (folders may move).
 
     A network whose weights cannot be seen (a plain function) is identified by what it answers on fixed states; answers
     are rounded, because they may differ in the last digits between machines.
+
+    Args:
+        model: the model as it is used.
+        protocol: the named sampling protocol it is used under, if any.
     """
     digest, seen = hashlib.sha256(), 0
     for name, tensor in sorted(model.net.state_dict().items()):
@@ -94,7 +99,8 @@ def identity(model: FlowModel, **more: Any) -> dict[str, Any]:
         "dtype": str(model.dtype).removeprefix("torch."),
     }
     conventions |= _habits(model)
-    return {"name": model.name, "weights_sha256": digest.hexdigest(), "conventions": conventions, **more}
+    under = {} if protocol is None else {"protocol": protocol}
+    return {"name": model.name, "weights_sha256": digest.hexdigest(), "conventions": conventions, **under}
 
 
 def _habits(model: FlowModel) -> dict[str, Any]:

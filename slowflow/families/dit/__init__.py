@@ -34,6 +34,18 @@ def level(table: Table, t: Tensor) -> Tensor:
     return torch.where((k - k.round()).abs() < 1e-3, k.round(), k)
 
 
+def respaced(table: Table, steps: int) -> Tensor:
+    """The times of `steps` levels spread evenly over the table, the noisiest first, then t = 1.
+
+    Raises:
+        InputError: more steps than levels.
+    """
+    if not 1 <= steps <= table.levels:
+        raise InputError(f"steps is {steps}, expected between 1 and the {table.levels} levels of DDPM's table")
+    chosen = torch.linspace(table.levels - 1, 0, steps, dtype=torch.float64).round()
+    return table.grid([int(k) for k in chosen])
+
+
 def flow_model(net: SiT, *, name: str) -> FlowModel:
     """A DiT network in canonical time: noise prediction on DDPM's table."""
     config, table = net.config, Table()
@@ -45,6 +57,7 @@ def flow_model(net: SiT, *, name: str) -> FlowModel:
         classes=config.classes,
         null=config.classes,
         label=partial(level, table),
+        times=partial(respaced, table),
         name=name,
         training=Training(levels=table.levels),
         family="dit",
