@@ -285,7 +285,7 @@ def test_encoding_resumes_and_refuses_another_configuration(photos, tmp_path):
         open_data(out)
     encode_folder(photos, codec, EncodeConfig(size=16, shard=2), out)
     assert torch.equal(open_data(out).data, whole)
-    with pytest.raises(InputError, match="encode.size: 16 -> 8"):
+    with pytest.raises(InputError, match=r"encode\.size: 16 -> 8"):
         encode_folder(photos, codec, EncodeConfig(size=8, shard=2), out)
 
 
