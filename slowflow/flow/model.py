@@ -113,6 +113,8 @@ class FlowModel:
             raise InputError(
                 "the prediction 'v' is defined where alpha^2 + sigma^2 = 1 (gvp, vp), not on the linear path"
             )
+        if self.prediction == "velocity":
+            self.interpolant.alpha_dot(torch.tensor(0.5))  # a table refuses: nothing can predict its derivative
         if not 0.0 < self.t_max <= 1.0:
             raise InputError(f"t_max is {self.t_max}, expected a time in (0, 1]")
         if not 0.0 < self.shift < math.inf:
