@@ -4,9 +4,7 @@ The table, what the network predicts (noise, data or v) and the times of samplin
 The network is told the table index k; DDIM is `recombine`, the ancestral sampler `ancestral`. Where spacing does not
 divide the table, diffusers' DDIM steps to another level than it tells the network next; here both are one level.
 
-DiTTransformer2DModel is put right for training: its blocks hold copies of one time and class embedder, each drawing
-its own label dropout; equal copies become one, and dropout is left to the training loop. With `meta_numerics` its
-time frequencies and one epsilon are those of Meta's code, for which its converted weights were trained.
+A DiTTransformer2DModel is repaired first (peer_dit.py).
 Source: Ho et al. 2020 (arXiv 2006.11239); Song et al. 2021, DDIM (arXiv 2010.02502); Salimans and Ho 2022, v
 (arXiv 2202.00512); Peebles and Xie 2023, DiT (arXiv 2212.09748).
 """
@@ -17,12 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from slowflow.errors import CheckpointError, InputError
 from slowflow.families.base import FAMILIES, Opened, OpenOptions
 from slowflow.families.peer import Peer, PeerSettings, official, open_peer, side
+from slowflow.families.peer_dit import is_dit, repair
 from slowflow.families.schedule import FLOW, PREDICTIONS, TableTimes, table_of
 from slowflow.flow.habits import Training
 from slowflow.flow.model import FlowModel
@@ -41,23 +39,9 @@ class DDPMSettings(PeerSettings):
     null: int | None = None
 
 
-def _dit_as_trained(net: Any, meta_numerics: bool) -> None:
-    """One embedder for all blocks where their copies are equal, no dropout of its own, Meta's constants if asked."""
-    blocks = list(net.transformer_blocks)
-    first = blocks[0].norm1.emb
-    for block in blocks:
-        own = block.norm1.emb
-        if all(torch.equal(a, b) for a, b in zip(own.parameters(), first.parameters(), strict=True)):
-            block.norm1.emb = first
-        block.norm1.emb.class_embedder.dropout_prob = 0.0
-        if meta_numerics:
-            block.norm1.emb.time_proj.downscale_freq_shift = 0
-            block.norm3.eps = 1e-6
-
-
 def _prepare(net: Any, settings: DDPMSettings) -> bool:
     """Put the network right; does it take class labels?"""
-    if hasattr(net, "transformer_blocks"):
+    if is_dit(net):
         return True
     if settings.meta_numerics:
         raise InputError(f"meta_numerics is for a DiTTransformer2DModel, not a {type(net).__name__}")
@@ -70,7 +54,7 @@ def _rows(place: Path, settings: DDPMSettings, net: Any) -> dict[str, Tensor]:
 
 def _classes(net: Any, settings: DDPMSettings) -> tuple[int, int | None]:
     """(classes, null class) of a network."""
-    if hasattr(net, "transformer_blocks"):
+    if is_dit(net):
         classes = int(net.config.num_embeds_ada_norm)
         return classes, classes
     count = int(net.config.get("num_class_embeds") or 0)
@@ -132,8 +116,8 @@ class DDPMFamily:
         if options.interpolant not in (None, "table"):
             raise InputError("the path of a ddpm model is its scheduler's table; leave --interpolant out")
         peer = open_peer(path, "ddpm", DDPMSettings, ("unet", "transformer"), _rows, _prepare)
-        if hasattr(peer.net.net, "transformer_blocks"):
-            _dit_as_trained(peer.net.net, peer.settings.meta_numerics)
+        if is_dit(peer.net.net):
+            repair(peer.net.net, peer.settings.meta_numerics)
         model = flow_model(peer, options.prediction)
         notes = list(peer.notes)
         if peer.scheduler.get("clip_sample") or peer.scheduler.get("thresholding"):

@@ -29,7 +29,8 @@ def folder(root, net, scheduler, name="transformer"):
     """A pipeline's folder with a network and a scheduler."""
     net.save_pretrained(root / name)
     scheduler.save_pretrained(root / "scheduler")
-    index = {"_class_name": "Pipeline", name: ["diffusers", type(net).__name__]}
+    parts = {name: ["diffusers", type(net).__name__], "scheduler": ["diffusers", type(scheduler).__name__]}
+    index = {"_class_name": "StableDiffusion3Pipeline" if name == "transformer" else "DDPMPipeline", **parts}
     (root / "model_index.json").write_text(json.dumps(index))
     return root
 
