@@ -73,12 +73,14 @@ def post_train(
         The post-trained model with its averaged weights.
     """
     check_data(model, data)
-    if not any(p.requires_grad for p in model.net.parameters()):
+    dtypes = {p.dtype for p in model.net.parameters() if p.requires_grad}
+    if not dtypes:
         raise InputError(
             f"'{model.name}' has no trainable parameters; wrap the torch.nn.Module itself, not a function around it"
         )
-    if model.dtype not in (torch.float32, torch.float64):
-        raise InputError(f"weights in {model.dtype} are too coarse to be trained; open the model in float32")
+    coarse = dtypes - {torch.float32, torch.float64}
+    if coarse:
+        raise InputError(f"weights in {min(map(str, coarse))} are too coarse to be trained; open the model in float32")
     bound = replace(remedy.bound(model), interpolant=model.interpolant.name)
     described = {"remedy": remedy_name(remedy), **canonical(bound)}
     record = {
