@@ -106,6 +106,8 @@ def identity(model: FlowModel, protocol: str | None = None) -> dict[str, Any]:
 def _habits(model: FlowModel) -> dict[str, Any]:
     """Shift, sampling times and guidance, where they are not the plain ones."""
     found: dict[str, Any] = {} if model.shift == 1.0 else {"shift": model.shift}
+    if model.t_min:
+        found["t_min"] = model.t_min
     if model.times is not None:
         found["times"] = model.grid(4).tolist()
     how = model.guiding

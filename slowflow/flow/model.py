@@ -80,6 +80,7 @@ class FlowModel:
         sign: -1 for a velocity that points towards noise (REPA, RAE, SD3).
         label: canonical t -> the number the network is told.
         t_max: where sampling ends, 1 except where the authors stop early (RAE: 0.9931).
+        t_min: where sampling starts, 0 except where the authors start late (noise and score networks of SiT: 0.001).
         name: for records and messages.
         calls: network evaluations of one prediction.
         shift: resolution shift s of the warp, for training times and sampling grids alike (RAE: 6.93, SD3: 3).
@@ -98,6 +99,7 @@ class FlowModel:
     sign: float = 1.0
     label: Callable[[Tensor], Tensor] = _identity
     t_max: float = 1.0
+    t_min: float = 0.0
     name: str = "model"
     calls: int = 1
     shift: float = 1.0
@@ -117,11 +119,13 @@ class FlowModel:
             self.interpolant.alpha_dot(torch.tensor(0.5))  # a table refuses: nothing can predict its derivative
         if not 0.0 < self.t_max <= 1.0:
             raise InputError(f"t_max is {self.t_max}, expected a time in (0, 1]")
+        if not 0.0 <= self.t_min < self.t_max:
+            raise InputError(f"t_min is {self.t_min}, expected a time from 0 to below t_max = {self.t_max}")
         if not 0.0 < self.shift < math.inf:
             raise InputError(f"shift is {self.shift}, expected a finite number above 0")
 
     def grid(self, steps: int, shift: float = 1.0) -> Float[Tensor, " times"]:
-        """steps + 1 sampling times, float64, from noise to t_max.
+        """steps + 1 sampling times, float64, from t_min (noise) to t_max.
 
         Args:
             steps: intervals.
@@ -131,7 +135,7 @@ class FlowModel:
             InputError: steps below 1, or a further warp of times that the authors fixed.
         """
         if self.times is None:
-            return uniform_grid(steps, end=self.t_max, shift=self.shift * shift)
+            return uniform_grid(steps, start=self.t_min, end=self.t_max, shift=self.shift * shift)
         if shift != 1.0:
             raise InputError(f"'{self.name}' brings its own sampling times, which cannot be shifted by {shift}")
         return self.times(steps)

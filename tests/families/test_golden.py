@@ -59,9 +59,7 @@ def sit_state(row, nets):
             sit_model(nets), sampler(parts[2].removesuffix("2")), det(1), NULL_THIRD, uniform_grid(4)
         )  # "5" counts grid points
     model = sit_model(nets, PATHS[parts[2]], parts[3])
-    # the official script keeps noise and score sampling off both ends, and every VP run off the end
-    first = 0.0 if parts[2] == "VP" else 1e-3
-    return last(model, sampler("euler"), det(1), NULL_THIRD, uniform_grid(4, start=first, end=1 - 1e-3))
+    return last(model, sampler("euler"), det(1), NULL_THIRD, model.grid(4))
 
 
 def sit_model(nets, path="linear", prediction="velocity"):

@@ -214,6 +214,8 @@ def test_a_last_step_has_its_length_and_the_others_share_the_rest(kind):
         (lambda: EulerMaruyama(last="best"), "the last step is 'best'"),
         (lambda: StochasticHeun(last_step=1.5), "last_step is 1.5"),
         (lambda: replace(model(), shift=0.0), "shift is 0.0"),
+        (lambda: replace(model(), t_min=1.0), "t_min is 1.0"),
+        (lambda: replace(model(), t_min=-0.1), "t_min is -0.1"),
     ],
 )
 def test_habits_out_of_range_are_refused(make, message):

@@ -2,8 +2,8 @@
 
 Time runs from noise (0) to data (1) and the network is told t itself, so nothing is converted. The interpolant and
 the prediction are not in the file: SlowFlow's own files record them, official ones are linear velocity unless the
-user says otherwise. Training times are those of the official script: noise and score networks see [0.001, 0.999], every
-network on VP [0, 1 - 1e-5].
+user says otherwise. Times are those of the official scripts: noise and score networks are trained and sampled on
+[0.001, 0.999]; on VP every network is trained on [0, 1 - 1e-5] and sampled on [0, 0.999].
 """
 
 from __future__ import annotations
@@ -32,9 +32,16 @@ def training_interval(path: str, prediction: str) -> tuple[float, float]:
     return (0.0, 1.0) if prediction in ("velocity", "data") else (1e-3, 1.0 - 1e-3)
 
 
+def sampling_interval(path: str, prediction: str) -> tuple[float, float]:
+    """The times the official script samples on; the result is the state at the end of it."""
+    if path == "vp":
+        return 0.0, 1.0 - 1e-3
+    return (0.0, 1.0) if prediction in ("velocity", "data") else (1e-3, 1.0 - 1e-3)
+
+
 def flow_model(net: SiT, *, path: str, prediction: str, name: str) -> FlowModel:
     """A SiT network in canonical time."""
-    config = net.config
+    config, (first, last) = net.config, sampling_interval(path, prediction)
     return FlowModel(
         net=net.eval(),
         interpolant=interpolant(path),
@@ -42,6 +49,8 @@ def flow_model(net: SiT, *, path: str, prediction: str, name: str) -> FlowModel:
         shape=(config.channels, config.input_size, config.input_size),
         classes=config.classes,
         null=config.classes,
+        t_max=last,
+        t_min=first,
         name=name,
         training=Training(interval=training_interval(path, prediction)),
         family="sit",

@@ -61,7 +61,7 @@ class StochasticSampler(Sampler):
         """The model's grid; with `last_step` that many steps of which the last has this length."""
         if self.last_step is None or steps < 2:
             return super().grid(model, steps, shift)
-        before = uniform_grid(steps - 1, end=model.t_max - self.last_step, shift=model.shift * shift)
+        before = uniform_grid(steps - 1, start=model.t_min, end=model.t_max - self.last_step, shift=model.shift * shift)
         return torch.cat([before, torch.tensor([model.t_max], dtype=torch.float64)])
 
     def drift(self, model: Predictor, state: Tensor, t: Tensor, cond: Tensor) -> Tensor:
