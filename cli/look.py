@@ -9,7 +9,18 @@ from slowflow_cli import shared as s
 
 from slowflow.errors import InputError
 
-WHAT = ("models", "families", "references", "remedies", "features", "figures", "data", "samplers", "protocols")
+WHAT = (
+    "models",
+    "families",
+    "references",
+    "remedies",
+    "features",
+    "figures",
+    "data",
+    "samplers",
+    "codecs",
+    "protocols",
+)
 
 
 def doctor(json: s.Json = False, debug: s.Debug = False) -> int:
@@ -34,6 +45,11 @@ def doctor(json: s.Json = False, debug: s.Debug = False) -> int:
     for package, extra in (("mlxtend", "demo"), ("sklearn", "demo"), ("PIL", "demo")):
         if not metadata.packages_distributions().get(package):
             notes.append(f"{package} is not installed (bundled data sets): pip install 'slowflow[{extra}]'")
+    absent = [name for name in ("diffusers", "transformers", "peft") if not metadata.packages_distributions().get(name)]
+    if absent:
+        notes.append(
+            f"{absent[0]} is not installed (sd3, flowmatch, ddpm, autoencoders): pip install 'slowflow[diffusers]'"
+        )
     devices = ["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count()))]
     found = {
         "python": platform.python_version(),
@@ -97,6 +113,7 @@ def _listing(what: str) -> list[dict[str, str]]:
         "figures": ("slowflow.figures", "FIGURES"),
         "data": ("slowflow.data.sets", "SETS"),
         "samplers": ("slowflow.flow.samplers", "SAMPLERS"),
+        "codecs": ("slowflow.codecs", "CODECS"),
         "protocols": ("slowflow.protocols", "PROTOCOLS"),
     }
     module, name = places[what]

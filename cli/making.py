@@ -23,6 +23,12 @@ def sample(
     protocol: s.Protocol = None,
     guide: s.Guide = None,
     latents: Annotated[bool, typer.Option("--latents", help="States are not images: write float32 data.")] = False,
+    codec: Annotated[
+        str | None, typer.Option("--codec", help="Decode latents: the folder of their autoencoder (diffusers' layout).")
+    ] = None,
+    quantiser: Annotated[
+        str | None, typer.Option(help="round, truncate or half-even, with --codec; its authors' own when not given.")
+    ] = None,
     family: s.Family = "sit",
     factory: s.Factory = None,
     interpolant: s.Interpolant = None,
@@ -43,15 +49,19 @@ def sample(
     where, precision = s.setup(threads, device, dtype)
     opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
     opened = s.apply_protocol(output, opened, protocol, guide, sampler, [steps], guidance)
+    from slowflow.codecs.decoding import open_decoder
     from slowflow.evaluating.sampling import SampleConfig
     from slowflow.evaluating.sampling import sample as run
     from slowflow.families.open import identity
 
     pixels = not latents
-    if latents and images is not None:
-        raise InputError("--images draws images, and --latents says that the states are none; drop one of the two")
-    if pixels and opened.model.shape[0] not in (1, 3):
-        raise InputError(f"states of shape {opened.model.shape} are not images; write them with --latents")
+    if latents and (images is not None or codec is not None):
+        raise InputError("--latents says that the states are no images; drop it, or --images and --codec")
+    decoder = None if codec is None else open_decoder(codec, quantiser, opened.model.shape, where, precision)
+    if pixels and decoder is None and opened.model.shape[0] not in (1, 3):
+        raise InputError(
+            f"states of shape {opened.model.shape} are not images; decode them with --codec, or use --latents"
+        )
     size = s.batch_size(batch_size)
     settings = SampleConfig(n=n, steps=steps, sampler=sampler, guidance=guidance, seed=seed, shift=shift, shard=size)
     output.say(f"sampling into {out}")
@@ -60,6 +70,7 @@ def sample(
         settings,
         out,
         pixels=pixels,
+        decoder=decoder,
         model_id=identity(opened.model, protocol),
         progress=output.progress("sample"),
     )

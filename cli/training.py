@@ -32,7 +32,11 @@ def posttrain(
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 100,
     ema: Annotated[float, typer.Option(help="Decay of the moving average.")] = 0.999,
     clip: Annotated[float, typer.Option(help="Largest gradient norm.")] = 1.0,
-    label_dropout: Annotated[float, typer.Option(help="Share of labels replaced by the null class.")] = 0.1,
+    label_dropout: Annotated[
+        float, typer.Option(help="Share of labels (or prompts) replaced by the null condition.")
+    ] = 0.1,
+    micro_batch: Annotated[int, typer.Option(help="Images through the network at once; 0 = the whole batch.")] = 0,
+    mixed: Annotated[bool, typer.Option("--mixed", help="Compute in bfloat16; weights stay float32.")] = False,
     save_every: Annotated[int, typer.Option(help="Steps between saved states.")] = 250,
     heldout: s.Heldout = 0.2,
     family: s.Family = "sit",
@@ -70,6 +74,8 @@ def posttrain(
         label_dropout=label_dropout,
         seed=seed,
         save_every=save_every,
+        micro_batch=micro_batch,
+        mixed=mixed,
     )
     where, precision = s.setup(threads, device, dtype)
     opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)

@@ -21,10 +21,12 @@ from slowflow.registry import Registry
 class Codec(ABC):
     """Images in [-1, 1] to latents in the model's own scale, and back.
 
-    name: of the kind. quantiser: how its authors make uint8 of images, see quantisers.py. net: None without weights.
+    name: of the kind. channels: of a latent. quantiser: how its authors make uint8 of images, see quantisers.py.
+    net: None without weights.
     """
 
     name: str
+    channels: int
     quantiser: str = "round"
     net: Any = None
 

@@ -15,6 +15,7 @@ class Pixels(Codec):
     """The identity on images in [-1, 1]."""
 
     name = "pixels"
+    channels = 3
 
     def shape(self, size: int) -> tuple[int, int, int]:
         """(3, size, size)."""

@@ -32,12 +32,12 @@ class RAE(Codec):
     quantiser = "truncate"
 
     def __init__(self, net: Any, sha256: str) -> None:
-        self.net, self.sha256 = net, sha256
+        self.net, self.sha256, self.channels = net, sha256, int(net.config.encoder_hidden_size)
 
     def shape(self, size: int) -> tuple[int, int, int]:
         """(width of the encoder, cells, cells), whatever the image's size."""
         cells = int(self.net.config.encoder_input_size) // int(self.net.config.encoder_patch_size)
-        return (int(self.net.config.encoder_hidden_size), cells, cells)
+        return (self.channels, cells, cells)
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "n 3 h w"], noise: Tensor | None = None) -> Float[Tensor, "n c y x"]:

@@ -316,6 +316,44 @@ def test_the_verb_encodes_and_answers(photos, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+# --- decoding samples
+
+
+def test_samples_of_latents_are_decoded(tmp_path):
+    """sample --codec: latents out of a factory's model, pictures in the file, the quantiser in its record."""
+    peer = tiny_kl(tmp_path / "vae")
+    (tmp_path / "latent_model.py").write_text(
+        "from slowflow import FlowModel\n"
+        "def make():\n"
+        "    return FlowModel.from_callable(lambda x, t, c: -x, shape=(4, 8, 8), name='flat')\n"
+    )
+    common = ["sample", "-", "--family", "custom", "--factory", "latent_model:make", "--n", "3", "--steps", "2"]
+    codec, runner = ["--codec", str(tmp_path / "vae")], CliRunner()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        for name, more in (
+            ("latents", ["--latents"]),
+            ("round", codec),
+            ("truncate", [*codec, "--quantiser", "truncate"]),
+        ):
+            result = runner.invoke(app, [*common, *more, "--out", str(tmp_path / f"{name}.npz"), "--json", "--quiet"])
+            assert result.exit_code == 0, result.stderr
+        refused = runner.invoke(app, [*common, *codec, "--latents", "--out", str(tmp_path / "no.npz")])
+        assert (refused.exit_code, "no images; drop it" in refused.stderr) == (3, True)
+        refused = runner.invoke(app, [*common, "--codec", "pixels", "--out", str(tmp_path / "no.npz")])
+        assert "the codec 'pixels' decodes 3 channels, the model's states are (4, 8, 8)" in refused.stderr
+    latents = torch.from_numpy(np.load(tmp_path / "latents.npz")["data"])
+    with torch.no_grad():
+        expected = peer.decode(latents / 0.18215).sample
+    for name in ("round", "truncate"):
+        got = np.load(tmp_path / f"{name}.npz")["arr_0"]
+        assert (got.shape, got.dtype) == ((3, 16, 16, 3), np.uint8)
+        # another batch may round the last digit of a pixel the other way
+        assert np.abs(got.astype(int) - quantise(expected, name).astype(int)).max() <= 1
+        stamp = json.loads((tmp_path / f"{name}.npz.json").read_text())
+        assert (stamp["quantiser"]["name"], stamp["quantiser"]["quantiser"]) == ("kl", name)
+
+
 # --- REPA's folder
 
 
