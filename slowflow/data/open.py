@@ -73,7 +73,7 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 
 
 def _from_arrays(name: str, arrays: dict[str, np.ndarray], path: Path) -> ImageSet:
-    """`data` (float32 [N, *shape] or uint8 NHWC) or `arr_0` (uint8 NHWC), and `labels` when there are any."""
+    """`data` (float32 [N, *shape] or uint8 NHWC) or `arr_0` (uint8 NHWC), `labels` and `features` when there are any."""
     key = "data" if "data" in arrays else "arr_0"
     if key not in arrays:
         raise DataError(f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}; expected an array 'data' (or 'arr_0')")
@@ -94,7 +94,17 @@ def _from_arrays(name: str, arrays: dict[str, np.ndarray], path: Path) -> ImageS
         torch.zeros(len(values), dtype=torch.int64) if labels is None else torch.from_numpy(labels.astype(np.int64))
     )
     found = 0 if labels is None or len(rows) == 0 else int(rows.max()) + 1
-    return ImageSet(name, torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)), rows, found, pixels)
+    states = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    return ImageSet(name, states, rows, found, pixels, _features(arrays.get("features"), len(values), path))
+
+
+def _features(values: np.ndarray | None, n: int, path: Path) -> Tensor | None:
+    """`features` [N, tokens, d] of a vision model, where a file brings them."""
+    if values is None:
+        return None
+    if values.ndim != 3 or len(values) != n or not np.issubdtype(values.dtype, np.floating):
+        raise DataError(f"'features' in {path} is {values.dtype} {values.shape}, expected floats ({n}, tokens, width)")
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
 def _pixels(image: Any) -> np.ndarray:

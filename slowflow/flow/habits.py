@@ -6,7 +6,11 @@ with the network's answers and under which law of times the network was (and is)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
 
 from slowflow.errors import InputError
 from slowflow.flow.predictor import Predictor
@@ -51,12 +55,15 @@ class Training:
         interval: support of that law; SiT keeps noise and score networks off both ends.
         weighting: of the loss, see weighting.py.
         levels: of a table of noise levels: times are rounded down to it, as the network saw no others; 0 = continuous.
+        second_loss: (all that the network returned, features of each datum) -> a loss that is added where the data bring
+            features (REPA's projection), weighted already.
     """
 
     time_law: str = "uniform"
     interval: tuple[float, float] = (0.0, 1.0)
     weighting: str = "none"
     levels: int = 0
+    second_loss: Callable[[Any, Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.time_law not in TIME_LAWS:

@@ -156,16 +156,23 @@ class FlowModel:
         self, state: Float[Tensor, "sample *data"], t: Float[Tensor, "..."], cond: Int[Tensor, " sample"]
     ) -> Float[Tensor, "sample *data"]:
         """The network's own prediction in canonical sign, in the network's dtype; gradients flow."""
+        return self.answer(state, t, cond)[0]
+
+    def answer(
+        self, state: Float[Tensor, "sample *data"], t: Float[Tensor, "..."], cond: Int[Tensor, " sample"]
+    ) -> tuple[Float[Tensor, "sample *data"], Any]:
+        """(the prediction as `raw` gives it, all that the network returned)."""
         # a label of 981 or 0.981 does not survive bfloat16; networks compute their time features in float32 at least
         label = self.label(t.to(torch.float64)).to(torch.promote_types(self.dtype, torch.float32))
         if label.ndim == 0:
             label = label.expand(state.shape[0])
-        out = first_output(self.net(state.to(self.dtype), label, cond), self.shape[0])
+        whole = self.net(state.to(self.dtype), label, cond)
+        out = first_output(whole, self.shape[0])
         if out.shape != state.shape:
             raise InputError(
                 f"'{self.name}' returned shape {tuple(out.shape)} for states of shape {tuple(state.shape)}"
             )
-        return out if self.sign == 1.0 else self.sign * out
+        return out if self.sign == 1.0 else self.sign * out, whole
 
     def target(self, noise: Tensor, data: Tensor, t: Float[Tensor, "..."]) -> Tensor:
         """What `raw` should return on the interpolation of (noise, data) at t."""

@@ -96,17 +96,20 @@ def batch_rows(seed: int, step: int, batch_size: int, n: int) -> Tensor:
 
 
 class Batch(NamedTuple):
-    """What the network sees in one step: states, time labels, targets and conditions, on its device."""
+    """What the network sees in one step: states, time labels, targets, conditions, and features where the data have some."""
 
     state: Tensor
     t: Tensor
     target: Tensor
     cond: Tensor
+    features: Tensor | None = None
 
     def parts(self, size: int) -> Iterator[Batch]:
         """Pieces of at most `size` rows; 0 = in one piece."""
         for i in range(0, len(self.state), size or len(self.state)):
-            yield Batch(*(x[i : i + (size or len(x))] for x in self))
+            rows = slice(i, i + (size or len(self.state)))
+            features = None if self.features is None else self.features[rows]
+            yield Batch(self.state[rows], self.t[rows], self.target[rows], self.cond[rows], features)
 
 
 def step_batch(model: FlowModel, remedy: TrainingRemedy, data: ImageSet, config: TrainConfig, step: int) -> Batch:
@@ -121,17 +124,24 @@ def step_batch(model: FlowModel, remedy: TrainingRemedy, data: ImageSet, config:
         )
         cond = torch.where(dropped, model.null, cond)
     state, t, target = remedy.pair(noise, clean, rng.torch_generator(config.seed, "times", step))
-    return Batch(state, t, target, cond.to(model.device))
+    known = data.features is not None and model.training.second_loss is not None
+    features = data.features[rows].to(clean) if known and data.features is not None else None
+    return Batch(state, t, target, cond.to(model.device), features)
 
 
 def batch_loss(model: FlowModel, batch: Batch, mixed: bool = False) -> Tensor:
-    """Mean squared error, weighted as the model's authors do."""
+    """Mean squared error, weighted as the model's authors do, and their second loss where there are features for it."""
+    habits = model.training
     with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
-        out = model.raw(batch.state, batch.t, batch.cond)
-        weight = loss_weight(model.interpolant, model.prediction, model.training.weighting, batch.t.to(torch.float64))
+        out, answer = model.answer(batch.state, batch.t, batch.cond)
+        weight = loss_weight(model.interpolant, model.prediction, habits.weighting, batch.t.to(torch.float64))
         if weight is None:
-            return nn.functional.mse_loss(out, batch.target)
-        return ((out - batch.target).square().flatten(1).mean(dim=1) * weight.to(out)).mean()
+            loss = nn.functional.mse_loss(out, batch.target)
+        else:
+            loss = ((out - batch.target).square().flatten(1).mean(dim=1) * weight.to(out)).mean()
+        if batch.features is not None and habits.second_loss is not None:
+            loss = loss + habits.second_loss(answer, batch.features)
+        return loss
 
 
 def step_loss(model: FlowModel, remedy: TrainingRemedy, data: ImageSet, config: TrainConfig, step: int) -> Tensor:

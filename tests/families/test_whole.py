@@ -3,20 +3,25 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from peers import easy_data, whole_loop
 from tiny import family, fresh, model_of, trained
 
+from slowflow.data.open import open_data
+from slowflow.errors import DataError, InputError
 from slowflow.evaluating.engine import Sampling
 from slowflow.families.base import OpenOptions
 from slowflow.families.export import export
 from slowflow.families.open import direction_test, open_model
 from slowflow.families.rae.latents import LatentStatistics
+from slowflow.families.repa.projection import projection_loss
 from slowflow.io.run import verify
 from slowflow.pipeline import RunConfig, run
 from slowflow.records import Probe
-from slowflow.train.loop import TrainConfig
+from slowflow.remedies.plain import Plain
+from slowflow.train.loop import TrainConfig, batch_loss, step_batch
 
 SAMPLERS = {"sit": "heun", "dit": "recombine", "repa": "heun-last-euler", "rae": "euler", "rae-plain": "euler"}
 SHAPE = (2, 4, 4)
@@ -124,3 +129,50 @@ def test_wrong_statistics_are_refused(content, message, tmp_path):
     with pytest.raises(Exception, match=message) as caught:
         LatentStatistics.load(tmp_path / "stat.pt")
     assert caught.value.exit_code == 3
+
+
+# --- REPA's second loss
+
+
+def featured(data, width=12):
+    draw = torch.Generator().manual_seed(5)
+    return replace(data, features=torch.randn(len(data), 4, width, generator=draw))
+
+
+def test_features_of_the_data_train_the_projector(data):
+    model, config = model_of("repa"), TrainConfig(steps=1, batch_size=8, label_dropout=0.0)
+    remedy = Plain().bound(model)
+    without, batch = (step_batch(model, remedy, d, config, 0) for d in (data, featured(data)))
+    assert without.features is None
+    assert torch.equal(without.state, batch.state)
+    _, (_, projected) = model.answer(batch.state, batch.t, batch.cond)
+    extra = 0.5 * projection_loss(projected, [batch.features])
+    torch.testing.assert_close(batch_loss(model, batch), batch_loss(model, without) + extra)
+    pieces = [batch_loss(model, part) for part in batch.parts(4)]
+    torch.testing.assert_close(sum(pieces) / 2, batch_loss(model, batch))
+    batch_loss(model, batch).backward()
+    assert all(bool(p.grad.abs().sum() > 0) for p in model.net.projectors.parameters())
+    other = model_of("sit")
+    assert step_batch(other, Plain().bound(other), featured(data), config, 0).features is None
+
+
+def test_features_come_from_a_file_and_stay_with_their_rows(data, tmp_path):
+    whole = featured(data)
+    np.savez(tmp_path / "d.npz", data=whole.data, labels=whole.labels, features=whole.features)
+    found = open_data(tmp_path / "d.npz")
+    assert torch.equal(found.features, whole.features)
+    assert found.fingerprint != replace(found, features=None).fingerprint
+    train, held = found.split()
+    rows = [int((found.data == item).flatten(1).all(dim=1).nonzero()[0]) for item in held.data]
+    assert torch.equal(held.features, found.features[rows])
+    assert len(train.features) == len(train)
+    np.savez(tmp_path / "bad.npz", data=whole.data, labels=whole.labels, features=whole.features[:3])
+    with pytest.raises(DataError, match=r"'features' in .* expected floats \(90, tokens, width\)"):
+        open_data(tmp_path / "bad.npz")
+
+
+def test_features_of_another_width_are_refused(data):
+    model, config = model_of("repa"), TrainConfig(steps=1, batch_size=8)
+    batch = step_batch(model, Plain().bound(model), featured(data, width=5), config, 0)
+    with pytest.raises(InputError, match="must be equal"):
+        batch_loss(model, batch)

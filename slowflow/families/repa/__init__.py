@@ -3,7 +3,8 @@
     n = 1 - t is what the network is told, its velocity dx/dn = -u points towards noise
 
 The path is linear, or REPA's "cosine", which is gvp. The projector is kept, so that a post-trained file has every
-tensor of the one it came from. Older files call the blocks after the projection decoder_blocks.
+tensor of the one it came from; it is trained where the data bring `features` of a vision model, else it stays as it is.
+Older files call the blocks after the projection decoder_blocks.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from slowflow.errors import CheckpointError, InputError
 from slowflow.families.base import FAMILIES, Opened, OpenOptions
 from slowflow.families.metadata import told
 from slowflow.families.repa.backbone import REPA, REPAConfig
+from slowflow.families.repa.projection import COEFFICIENT, projection_loss
 from slowflow.families.sit.shapes import REQUIRED, config_from_shapes, depth_of
-from slowflow.flow.habits import Guiding
+from slowflow.flow.habits import Guiding, Training
 from slowflow.flow.interpolants import interpolant
 from slowflow.flow.model import FlowModel
 from slowflow.io import checkpoint
@@ -33,6 +35,11 @@ ENCODER_DEPTH = 8
 def noise_ward(t: Tensor) -> Tensor:
     """n = 1 - t."""
     return 1.0 - t
+
+
+def second_loss(answer: tuple[Tensor, list[Tensor]], features: Tensor) -> Tensor:
+    """REPA's projection loss with its coefficient, for data that bring the features of one vision model."""
+    return COEFFICIENT * projection_loss(answer[1], [features])
 
 
 def flow_model(net: REPA, *, path: str, name: str) -> FlowModel:
@@ -49,6 +56,7 @@ def flow_model(net: REPA, *, path: str, name: str) -> FlowModel:
         label=noise_ward,
         name=name,
         guiding=Guiding(decide="start"),
+        training=Training(second_loss=second_loss),
         family="repa",
     )
 
