@@ -84,27 +84,34 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         CheckpointError: none, several without an index, or an index that names a missing shard.
     """
-    indices = sorted(folder.glob("*.safetensors.index.json"))
-    if indices:
-        content = read_json(indices[0])
-        shards = content.get("weight_map") if isinstance(content, dict) else None
-        if not isinstance(shards, dict):
-            raise CheckpointError(f"{indices[0]} is not an index of shards ('weight_map' is missing)")
-        names = sorted(set(map(str, shards.values())))
-        gone = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
-        if gone:
-            raise CheckpointError(
-                f"{folder} lacks {len(gone)} of the {len(names)} shards that {indices[0].name} names (first: {gone[0]}); "
-                "the download is incomplete"
-            )
-        return [folder / name for name in names]
     whole = [folder / f"{WEIGHTS}.safetensors", folder / "model.safetensors"]
-    found = [p for p in whole if p.is_file()] or sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    found = [p for p in whole if p.is_file()]
+    # a plain index before those of variants such as fp16
+    indices = sorted(folder.glob("*.safetensors.index.json"), key=lambda p: (len(p.name), p.name))
+    if indices and not found:
+        return _shards(folder, indices[0])
+    found = found or sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     if not found:
         raise CheckpointError(f"{folder} holds no weights (expected {WEIGHTS}.safetensors)")
     if len(found) > 1 and found[0] not in whole:
         raise CheckpointError(f"{folder} holds {len(found)} weight files and no index that says which belong together")
     return found[:1]
+
+
+def _shards(folder: Path, index: Path) -> list[Path]:
+    """Files that an index names, all present."""
+    content = read_json(index)
+    shards = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(shards, dict):
+        raise CheckpointError(f"{index} is not an index of shards ('weight_map' is missing)")
+    names = sorted(set(map(str, shards.values())))
+    gone = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+    if gone:
+        raise CheckpointError(
+            f"{folder} lacks {len(gone)} of the {len(names)} shards that {index.name} names (first: {gone[0]}); "
+            "the download is incomplete"
+        )
+    return [folder / name for name in names]
 
 
 def build(config: dict[str, Any], needed_for: str, where: Path | str = "the config") -> Any:
