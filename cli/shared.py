@@ -83,7 +83,7 @@ Family = Annotated[str, typer.Option(help="Who opens a path (slowflow ls familie
 Factory = Annotated[
     str | None, typer.Option(help="package.module:function, with --family custom. It is code and is run.")
 ]
-Interpolant = Annotated[str | None, typer.Option(help="linear, gvp or vp, where the file does not say.")]
+Interpolant = Annotated[str | None, typer.Option(help="linear, gvp, vp or table, where the file does not say.")]
 Prediction = Annotated[str | None, typer.Option(help="velocity, noise, data, score or v, where the file does not say.")]
 Heads = Annotated[int | None, typer.Option(help="Attention heads, where the width does not tell.")]
 Protocol = Annotated[

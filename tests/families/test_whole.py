@@ -176,3 +176,21 @@ def test_features_of_another_width_are_refused(data):
     batch = step_batch(model, Plain().bound(model), featured(data, width=5), config, 0)
     with pytest.raises(InputError, match="must be equal"):
         batch_loss(model, batch)
+
+
+@pytest.mark.parametrize("kind", ["rae", "rae-plain"])
+def test_tables_of_rae_stay_in_float32_in_a_half_network(kind):
+    whole, half = fresh(kind), fresh(kind).to(torch.bfloat16)
+    for name, tensor in half.state_dict().items():
+        table = name == "t_embedder.W" or "rope" in name
+        assert tensor.dtype == (torch.float32 if table else torch.bfloat16)
+        if table:
+            assert torch.equal(tensor, whole.state_dict()[name])
+    model = model_of(kind, half)
+    assert model.dtype == torch.bfloat16
+    state, t = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor(0.377)
+    out = model.velocity(state, t, torch.tensor([0, 1]))
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, model_of(kind, whole).velocity(state, t, torch.tensor([0, 1])), rtol=0.1, atol=0.1)
+    doubled = fresh(kind).double()
+    assert {tensor.dtype for tensor in doubled.state_dict().values()} == {torch.float64}

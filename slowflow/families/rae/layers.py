@@ -10,6 +10,8 @@ Source: Zheng et al. 2025, RAE (arXiv 2510.11690); Yao et al. 2025, LightningDiT
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +48,23 @@ class SwiGLU(nn.Module):
         return self.w3(F.silu(a) * b)
 
 
-class Rotary(nn.Module):
+class Fixed(nn.Module):
+    """A module whose own tables (not its children) stay in float32 or better when a network is put in bfloat16 or float16:
+    an angle of a few turns has no correct digit left in three decimal digits."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        kept = {name: tensor.detach() for name, tensor in self._tables()}
+        super()._apply(fn, recurse)
+        for name, tensor in self._tables():
+            if tensor.dtype in (torch.bfloat16, torch.float16):
+                tensor.data = kept[name].to(tensor.device)
+        return self
+
+    def _tables(self) -> list[tuple[str, Tensor]]:
+        return [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]
+
+
+class Rotary(Fixed):
     """Axial rotary tables of a square grid; persistent buffers, so a file is bound to its resolution."""
 
     freqs_cos: Tensor
@@ -64,7 +82,7 @@ class Rotary(nn.Module):
 
     def forward(self, x: Float[Tensor, "n heads tokens d"]) -> Float[Tensor, "n heads tokens d"]:
         turned = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
-        return x * self.freqs_cos + turned * self.freqs_sin
+        return x * self.freqs_cos.to(x.dtype) + turned * self.freqs_sin.to(x.dtype)
 
 
 class RotaryAttention(nn.Module):
@@ -83,7 +101,7 @@ class RotaryAttention(nn.Module):
         return self.proj(out.transpose(1, 2).reshape(n, tokens, hidden))
 
 
-class GaussianTime(nn.Module):
+class GaussianTime(Fixed):
     """Random Fourier features of the time label with frozen frequencies W, and a two-layer MLP."""
 
     def __init__(self, hidden: int) -> None:
@@ -92,9 +110,8 @@ class GaussianTime(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * FEATURES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
 
     def forward(self, n: Float[Tensor, " n"]) -> Float[Tensor, "n hidden"]:
-        wide = torch.promote_types(self.W.dtype, torch.float32)
-        angle = 2.0 * math.pi * n.to(wide)[:, None] * self.W.to(wide)[None]
-        return self.mlp(torch.cat([angle.sin(), angle.cos()], dim=-1).to(self.W.dtype))
+        angle = 2.0 * math.pi * n.to(self.W.dtype)[:, None] * self.W[None]
+        return self.mlp(torch.cat([angle.sin(), angle.cos()], dim=-1).to(next(self.mlp.parameters()).dtype))
 
 
 class GatedBlock(nn.Module):
