@@ -2,13 +2,12 @@
 
     W x + B (A x),      A [rank, in] random, B [out, rank] zero, so that training starts at the model itself
 
-peft puts the two factors beside every attention projection; everything else is frozen. Memory: SD3.5-medium
-(2.24 G parameters) in float32 is 9.0 GB. Post-training holds it three times (the start, the network in training, its
-average): 27 GB. Rank 64 on all attention projections adds about 50 M parameters, 0.8 GB with gradient, both Adam
-moments and average. A step at 1024 px (64 x 64 patches and 333 text tokens, width 1536, 24 blocks) keeps, with
-checkpointing, one input a block and one block's inside: about 2 GB an image in float32; 8 images: 16 GB. In all about
-44 GB of 80; without checkpointing one image needs about 30 GB and still fits. Training all weights adds 27 GB
-(gradient, two moments) and needs checkpointing.
+peft puts the two factors beside every attention projection; everything else is frozen.
+
+Memory of SD3.5-medium (2.243 G parameters, 9.0 GB in float32) at 1024 px and 333 text tokens, counted on the meta device:
+post-training holds the weights three times (start, network, average), 26.9 GB; rank 64 adds 47.8 M parameters, 0.8 GB with
+average, gradient and two Adam moments; an image needs 11.0 GB of activations, or 0.7 GB and one block's 0.5 GB at a time
+with checkpointing. 8 images: 26.9 + 0.8 + 9.6 = 37 GB of 80. Training all weights adds 26.9 GB and needs checkpointing.
 Source: Hu et al. 2021, LoRA (arXiv 2106.09685).
 """
 

@@ -64,7 +64,7 @@ def _own_family(path: Path | None) -> str | None:
 
 def _families_that_fit(path: Path, tried: str) -> list[str]:
     try:
-        names = folder_names(path) if path.is_dir() else set(checkpoint.load(path).tensors)
+        names = folder_names(path) if path.is_dir() or path.suffix == ".toml" else set(checkpoint.load(path).tensors)
     except SlowFlowError:
         return []
     return [entry.name for entry in FAMILIES if entry.name != tried and entry.value.fits(names)]

@@ -233,7 +233,9 @@ def side(net: Any, settings: PeerSettings) -> int:
 
 
 def folder_names(path: Path) -> set[str]:
-    """What a folder of diffusers is made of, as names `class:...` and `scheduler:...` for `Family.fits`."""
+    """What a folder of diffusers, or of a .toml, is made of, as names `class:...` and `scheduler:...` for `Family.fits`."""
+    if path.suffix == ".toml":
+        path = path.parent / str(read_toml(path).get("folder", ""))
     names: set[str] = set()
     for place, file in (
         ("transformer", "config.json"),

@@ -1,19 +1,26 @@
 """sd3: the tiny official pipeline step for step, prompts as classes, sigmas from the scheduler, LoRA, the whole loop."""
 
 import json
+import shlex
 import shutil
 import string
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from peers import diffusers, easy_data, folder, prompt_table, sd3_net, whole_loop
+from slowflow_cli.main import app
+from typer.testing import CliRunner
 
+from slowflow.config import from_mapping
 from slowflow.errors import CheckpointError, DataError, InputError, MissingExtraError
 from slowflow.families.base import OpenOptions
 from slowflow.families.lora import merge
 from slowflow.families.open import identity, open_model
 from slowflow.families.schedule import FlowTimes
+from slowflow.families.sd3 import SD3Settings
 from slowflow.flow.count import network_calls
 from slowflow.flow.guidance import guided
 from slowflow.flow.samplers import sampler, walk
@@ -297,6 +304,23 @@ def test_conventions_are_fixed(tmp_path):
             open_model(toml, "sd3", options)
     with pytest.raises(InputError, match="size is 7, expected a multiple of the patch 2"):
         open_model(sd3_toml(tmp_path / "odd", more="size = 7"), "sd3")
+
+
+def test_a_toml_without_its_family_is_told_which(tmp_path):
+    with pytest.raises(CheckpointError, match=r"it would fit --family sd3$"):
+        open_model(sd3_toml(tmp_path), "sit")
+
+
+def test_the_page_on_diffusers_says_what_is_true():
+    page = (Path(__file__).resolve().parents[2] / "docs/diffusers.md").read_text(encoding="utf-8")
+    settings = from_mapping(SD3Settings, tomllib.loads(page.split("```toml\n")[1].split("```")[0]), "the page")
+    assert (settings.lora, settings.size, settings.checkpointing) == (64, 64, True)
+    lines = [line for line in page.splitlines() if line.startswith("slowflow ")]
+    assert len(lines) >= 5
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        options = CliRunner().invoke(app, [words[1], "--help"], terminal_width=200).stdout
+        assert all(word in options for word in words if word.startswith("--")), line
 
 
 def test_another_size_of_states(tmp_path):
