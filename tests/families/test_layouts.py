@@ -315,6 +315,13 @@ def test_wrong_configurations_are_refused():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_normalised_queries_are_refused_by_name(kind, tmp_path):
+    torch.save({**fresh(kind).state_dict(), "blocks.0.attn.q_norm.weight": torch.ones(8)}, tmp_path / "net.pt")
+    with pytest.raises(CheckpointError, match=r"normalises queries and keys \('blocks.0.attn.q_norm.weight'\)"):
+        open_model(tmp_path / "net.pt", family(kind), HEADS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_family_opens_files_and_nothing_else(kind):
     with pytest.raises(CheckpointError, match="opens a file"):
         FAMILIES.get(family(kind)).open(None, OpenOptions())

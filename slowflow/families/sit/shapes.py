@@ -25,13 +25,16 @@ def must_have(tensors: dict[str, Tensor], kind: str, path: Path | str, axes: dic
     """Refuse a file without the tensors that every network of a kind has.
 
     Raises:
-        CheckpointError: one is missing or has another number of axes.
+        CheckpointError: one is missing or has another number of axes, or queries and keys are normalised (qk-norm).
     """
     axes = AXES if axes is None else axes
     missing = [name for name in axes if name not in tensors]
     if missing:
         shown = ", ".join(sorted(tensors)[:3])
         raise CheckpointError(f"{path} is not a {kind} checkpoint: '{missing[0]}' is missing (it holds {shown}, ...)")
+    normed = next((name for name in tensors if ".attn.q_norm." in name), None)
+    if normed is not None:
+        raise CheckpointError(f"{path} normalises queries and keys ('{normed}'); such a {kind} is not supported")
     for name, count in axes.items():
         if tensors[name].ndim != count:
             raise CheckpointError(f"{path}: '{name}' has {tensors[name].ndim} axes, a {kind} has {count} there")
