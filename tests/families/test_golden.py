@@ -100,8 +100,8 @@ def test_golden_state(row, nets):
     made = {"sit": sit_state, "repa": repa_state, "rae": rae_state}[row.split(".")[0]](row, nets)
     expected = np.array(STATES[row])
     if ".noise." in row or ".score." in row:
-        # the official code divides by the float32 number nearest to 0.001
-        np.testing.assert_allclose(summary(made), expected, rtol=5e-4)
+        # values of thousands; models.md allows 5e-4, because the official code divides by a float32 time
+        np.testing.assert_allclose(summary(made), expected, rtol=1e-6)
     else:
         np.testing.assert_allclose(summary(made), expected, rtol=0, atol=1e-6)
 
