@@ -11,7 +11,7 @@ from slowflow_cli import shared as s
 
 def export(
     model: s.Model,
-    layout: Annotated[str, typer.Option("--layout", help="sit, repa, rae, dit: the family of the model.")],
+    layout: Annotated[str, typer.Option("--layout", help="sit, repa, rae, dit: the family of the model; or diffusers (a folder).")],
     out: Annotated[Path, typer.Option("--out", help="The file to write; must not exist.")],
     drop_sigma: Annotated[
         bool,

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from slowflow.config import from_mapping
 from slowflow.errors import CheckpointError, DataError, InputError, MissingExtraError
-from slowflow.families.base import OpenOptions
+from slowflow.families.base import FAMILIES, OpenOptions
+from slowflow.families.export import export
 from slowflow.families.lora import merge
 from slowflow.families.open import identity, open_model
 from slowflow.families.schedule import FlowTimes
@@ -360,9 +361,32 @@ def test_merged_lora_is_the_same_function_under_the_peers_names(tmp_path):
     state, t, cond = start(2), torch.tensor([0.2, 0.8], dtype=DOUBLE), torch.tensor([0, 3])
     with torch.no_grad():
         torch.testing.assert_close(model.raw(state, t, cond), plain.raw(state, t, cond), rtol=0, atol=1e-5)
-    from slowflow.families.base import FAMILIES
-
     assert FAMILIES.get("sd3").official(model).keys() == merged.keys()
+
+
+def test_what_was_trained_goes_back_into_diffusers(tmp_path):
+    model = open_model(sd3_toml(tmp_path, more="lora = 2"), "sd3").model
+    draw = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.net.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draw))
+    found = export(model, "diffusers", tmp_path / "out")
+    assert (found["layout"], found["file"]) == ("diffusers", str(tmp_path / "out"))
+    peer = diffusers().SD3Transformer2DModel.from_pretrained(tmp_path / "out" / "transformer", local_files_only=True)
+    scheduler = diffusers().FlowMatchEulerDiscreteScheduler.from_pretrained(tmp_path / "out" / "scheduler")
+    assert scheduler.shift == 3.0
+    state, table, t = start(2), prompt_table(), torch.tensor([0.2, 0.8], dtype=DOUBLE)
+    with torch.no_grad():
+        expected = peer.eval()(
+            state,
+            timestep=model.label(t).float(),
+            encoder_hidden_states=table["prompt_embeds"][:2],
+            pooled_projections=table["pooled_prompt_embeds"][:2],
+        ).sample
+        torch.testing.assert_close(model.raw(state, t, torch.tensor([0, 1])), -expected, rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match="out exists; choose another name"):
+        export(model, "diffusers", tmp_path / "out")
 
 
 def test_checkpointing_changes_no_gradient(tmp_path):
