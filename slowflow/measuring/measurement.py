@@ -15,6 +15,7 @@ import pandas as pd
 
 from slowflow.config import canonical
 from slowflow.errors import InputError
+from slowflow.flow.samplers import sampler
 from slowflow.io import checkpoint
 from slowflow.io.run import read_manifest, verify
 from slowflow.measuring import gamma
@@ -187,7 +188,7 @@ class Measurement:
             )
         if self.config["probe"]["guidance"] != 1.0:
             found.append("sampling was guided: its target is not the law of the nulls; read guided minus unguided")
-        if self.config["probe"]["sampler"] == "em":
+        if sampler(self.config["probe"]["sampler"]).stochastic:
             found.append(
                 "sampling was stochastic: only the starting noise is shared, which 'own' and 'nearest' do not know"
             )
