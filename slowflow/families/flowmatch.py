@@ -3,8 +3,8 @@
     state = (1 - sigma) data + sigma noise,   sigma = 1 - t
 
 Most are told 1000 sigma and return noise - data; some are told sigma, some 1 - sigma, and some return data - noise.
-What is known of a class is in CLASSES, a .toml may say otherwise, and the time-direction test of `check` catches what
-is still wrong. Conditions come from a .safetensors whose tensors carry the names of the network's arguments
+What is known of a class is in CLASSES and a .toml may say otherwise; the test of `check` catches a wrong direction, but
+not a label of another scale. Conditions come from a .safetensors whose tensors carry the names of the network's arguments
 (encoder_hidden_states, pooled_projections, attention masks ...), one row a class, the null condition last.
 Source: Lipman et al. 2022 (arXiv 2210.02747); Liu et al. 2022 (arXiv 2209.03003); diffusers.
 """
@@ -143,9 +143,7 @@ class FlowMatchFamily:
         model = flow_model(peer)
         notes = list(peer.notes)
         if type(peer.net.net).__name__ not in CLASSES and peer.settings.label is None:
-            notes.append(
-                "time label and direction are taken as 1000 sigma and noise - data; `check` with data tells if not"
-            )
+            notes.append("time label and direction are taken as 1000 sigma and noise - data; a .toml may say otherwise")
         settings = {"network": type(peer.net.net).__name__, **asdict(peer.settings)}
         return Opened(model, peer.path, peer.sha256, peer.part, settings, notes)
 

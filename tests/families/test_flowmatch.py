@@ -1,6 +1,7 @@
 """flowmatch: FlowMatchEuler and FlowMatchHeun step for step, labels and directions of classes, conditions, the whole loop."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from peers import diffusers, dit, easy_data, folder, loud, sd3_net, whole_loop
 
 from slowflow.errors import CheckpointError, InputError
 from slowflow.families.base import OpenOptions
-from slowflow.families.open import open_model
+from slowflow.families.open import direction_test, open_model
 from slowflow.flow.count import network_calls
 from slowflow.flow.guidance import guided
 from slowflow.flow.samplers import sampler, walk
@@ -275,5 +276,10 @@ def test_whole_run(tmp_path):
         (out - (noise - clean)).square().mean().backward()
         optimizer.step()
     root = folder(tmp_path / "net", net.eval(), diffusers().FlowMatchEulerDiscreteScheduler(shift=2.0))
+    # a velocity or a time that runs the wrong way is caught on genuine states
+    (tmp_path / "wrong.toml").write_text('folder = "net"\ntowards = "data"\n')
+    assert direction_test(open_model(tmp_path / "wrong.toml", "flowmatch").model, data).problem is not None
+    flipped = replace(open_model(root, "flowmatch").model, label=lambda t: 1000.0 * t)
+    assert direction_test(flipped, data).problem is not None
     again = whole_loop(open_model(root, "flowmatch").model, data, "euler", tmp_path, "flowmatch")
     assert (again.classes, again.null, again.shift) == (3, 3, 2.0)

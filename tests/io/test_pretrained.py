@@ -1,6 +1,7 @@
 """Folders in diffusers' layout: one clear sentence for everything that can be missing or wrong in them."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -82,6 +83,16 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(monkeypatch):
         MissingExtraError, match=r"reading needs the package 'diffusers', .*: pip install 'slowflow\[diff"
     ):
         pretrained.require("diffusers", "reading")
+
+
+def test_listing_families_and_codecs_loads_no_optional_package():
+    code = (
+        "import sys\nfrom slowflow.families import FAMILIES\nfrom slowflow.codecs import CODECS\n"
+        "assert {'sd3', 'flowmatch', 'ddpm'} <= set(FAMILIES.names()) and 'kl' in CODECS.names()\n"
+        "print([n for n in ('diffusers', 'transformers', 'peft', 'accelerate') if n in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "[]"
 
 
 def test_classes_and_configs_that_diffusers_does_not_know(tmp_path):
