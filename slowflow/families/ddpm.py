@@ -20,6 +20,7 @@ from torch import Tensor
 from slowflow.errors import CheckpointError, InputError
 from slowflow.families.base import FAMILIES, Opened, OpenOptions
 from slowflow.families.peer import Peer, PeerSettings, official, open_peer, side
+from slowflow.families.peer_calls import Call, labelled, plain
 from slowflow.families.peer_dit import is_dit, repair
 from slowflow.families.schedule import FLOW, PREDICTIONS, TableTimes, table_of
 from slowflow.flow.habits import Training
@@ -39,13 +40,13 @@ class DDPMSettings(PeerSettings):
     null: int | None = None
 
 
-def _prepare(net: Any, settings: DDPMSettings) -> bool:
-    """Put the network right; does it take class labels?"""
+def _prepare(net: Any, settings: DDPMSettings) -> Call:
+    """With class labels where the network embeds them."""
     if is_dit(net):
-        return True
+        return labelled
     if settings.meta_numerics:
         raise InputError(f"meta_numerics is for a DiTTransformer2DModel, not a {type(net).__name__}")
-    return getattr(net, "class_embedding", None) is not None
+    return plain if getattr(net, "class_embedding", None) is None else labelled
 
 
 def _rows(place: Path, settings: DDPMSettings, net: Any) -> dict[str, Tensor]:

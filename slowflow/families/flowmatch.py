@@ -1,4 +1,4 @@
-"""flowmatch: any transformer of diffusers that is trained by flow matching and takes its state as [n, c, h, w].
+"""flowmatch: transformers of diffusers trained by flow matching that take their state as [n, c, h, w], and Flux.
 
     state = (1 - sigma) data + sigma noise,   sigma = 1 - t
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from slowflow.errors import CheckpointError, InputError
 from slowflow.families.base import FAMILIES, Opened, OpenOptions
 from slowflow.families.peer import Peer, PeerSettings, official, open_peer, side
+from slowflow.families.peer_calls import Call, Packed, labelled, plain
 from slowflow.families.peer_dit import is_dit, repair
 from slowflow.families.schedule import FLOW, FlowTimes, Noisewards
 from slowflow.flow.habits import Training
@@ -28,13 +29,17 @@ from slowflow.flow.model import FlowModel
 from slowflow.io import checkpoint
 
 LABELS = ("thousand", "sigma", "data")
+FLUX = "FluxTransformer2DModel"
 CLASSES = {
+    FLUX: ("sigma", "noise"),
     "AuraFlowTransformer2DModel": ("sigma", "noise"),
     "Lumina2Transformer2DModel": ("data", "data"),
     "LuminaNextDiT2DModel": ("data", "data"),
 }
 """Class -> (label, direction) where it is not (thousand, noise); read off their pipelines."""
-PACKED = ("Flux", "QwenImage", "Chroma", "Ovis", "Bria", "LTX", "ZImage")
+FROM_ONE = (FLUX, "Lumina2Transformer2DModel")
+"""Classes whose pipelines start from sigmas 1 ... 1/N and not from the scheduler's table."""
+PACKED = ("Flux2", "Flux3", "QwenImage", "Chroma", "Ovis", "Bria", "LTX", "ZImage")
 """Beginnings of classes that take their state as tokens or lists and need the coordinates of each."""
 
 
@@ -47,12 +52,14 @@ class FlowMatchSettings(PeerSettings):
         null: the last row of `conditions` is the null condition.
         label: the network is told `thousand` (1000 sigma), `sigma`, or `data` (1 - sigma).
         towards: the velocity it returns points to `noise` or to `data`.
+        distilled: scale of guidance that a distilled Flux is told to imitate.
     """
 
     conditions: str | None = None
     null: bool = True
     label: str | None = None
     towards: str | None = None
+    distilled: float = 3.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,14 +69,20 @@ class FlowMatchSettings(PeerSettings):
             raise InputError(f"towards is '{self.towards}', expected noise or data")
 
 
-def _prepare(net: Any, settings: FlowMatchSettings) -> bool:
-    """Refuse networks that do not take [n, c, h, w]; does it take class labels itself?"""
+def _prepare(net: Any, settings: FlowMatchSettings) -> Call:
+    """How the network is called; those whose form is not known are refused."""
     name = type(net).__name__
     if name.startswith(PACKED):
         raise CheckpointError(
             f"a {name} takes its state in a form of its own (packed tokens with coordinates); wrap it with --family custom"
         )
-    return is_dit(net)
+    if name == FLUX:
+        if settings.conditions is None:
+            raise InputError(
+                "a Flux is told a prompt: conditions = 'FILE.safetensors' with encoder_hidden_states and pooled_projections"
+            )
+        return Packed(settings.distilled if net.config["guidance_embeds"] else None)
+    return labelled if is_dit(net) else plain
 
 
 def _rows(place: Path, settings: FlowMatchSettings, net: Any) -> dict[str, Tensor]:
@@ -90,9 +103,13 @@ def flow_model(peer: Peer[FlowMatchSettings]) -> FlowModel:
     label, towards = CLASSES.get(type(net).__name__, ("thousand", "noise"))
     label, towards = settings.label or label, settings.towards or towards
     factor = float(peer.scheduler.get("num_train_timesteps", 1000)) if label == "thousand" else 1.0
-    patch = int(net.config.get("patch_size") or 1)
-    times = FlowTimes(peer.scheduler, (cells // patch) ** 2, from_one=bool(peer.scheduler.get("use_dynamic_shifting")))
-    own = int(net.config["num_embeds_ada_norm"]) if peer.net.labelled else 0
+    flux = type(net).__name__ == FLUX
+    patch = 2 if flux else int(net.config.get("patch_size") or 1)
+    if cells % patch:
+        raise InputError(f"size is {cells}, expected a multiple of the patch {patch}")
+    from_one = type(net).__name__ in FROM_ONE or bool(peer.scheduler.get("use_dynamic_shifting"))
+    times = FlowTimes(peer.scheduler, (cells // patch) ** 2, from_one=from_one)
+    own = int(net.config["num_embeds_ada_norm"]) if is_dit(net) else 0
     classes, null = (own, own) if own else _counts(len(peer.net.rows), settings.null)
     return FlowModel(
         net=peer.net,
@@ -100,7 +117,7 @@ def flow_model(peer: Peer[FlowMatchSettings]) -> FlowModel:
         prediction="velocity",
         sign=-1.0 if towards == "noise" else 1.0,
         label=Noisewards(factor, towards_data=label == "data"),
-        shape=(int(net.config["in_channels"]), cells, cells),
+        shape=(int(net.config["in_channels"]) // (4 if flux else 1), cells, cells),
         classes=classes,
         null=null,
         shift=times.shift,

@@ -25,6 +25,7 @@ from slowflow.config import from_mapping, read_toml
 from slowflow.errors import CheckpointError, InputError
 from slowflow.families.lora import add_lora, merge
 from slowflow.families.metadata import told
+from slowflow.families.peer_calls import Call, plain
 from slowflow.io import checkpoint, pretrained
 from slowflow.io.run import file_sha256
 
@@ -81,7 +82,7 @@ class PeerNet(nn.Module):
     Args:
         net: its forward takes the state, `timestep`, and by name what `rows` holds.
         rows: conditions, the null condition last; names are those of the network's arguments.
-        labelled: the network takes `class_labels` itself.
+        call: how the network takes them.
         memory: configs, which SlowFlow's own files record.
     """
 
@@ -91,7 +92,7 @@ class PeerNet(nn.Module):
         self,
         net: nn.Module,
         rows: Mapping[str, Tensor] | None = None,
-        labelled: bool = False,
+        call: Call = plain,
         memory: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -99,15 +100,12 @@ class PeerNet(nn.Module):
         unknown = sorted(set(rows or {}) - set(taken))
         if unknown:
             raise InputError(f"a {type(net).__name__} takes no '{unknown[0]}' (it takes {', '.join(taken)})")
-        self.net, self.labelled, self.memory = net, labelled, memory or {}
+        self.net, self.call, self.memory = net, call, memory or {}
         self.rows = _Rows(rows or {})
 
     def forward(self, state: Tensor, label: Tensor, cond: Tensor) -> Any:
-        """What the network returns, a tuple."""
-        told = self.rows.of(cond)
-        if self.labelled:
-            told["class_labels"] = cond
-        return self.net(state, timestep=label, **told, return_dict=False)
+        """What the network returns, a tensor or a tuple that starts with one."""
+        return self.call(self.net, state, label, cond, self.rows.of(cond))
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def open_peer(
     kind: type[S],
     parts: tuple[str, ...],
     rows: Rows[S],
-    prepare: Callable[[Any, S], bool],
+    prepare: Callable[[Any, S], Call],
 ) -> Peer[S]:
     """Open whatever MODEL names for one of the families of diffusers.
 
@@ -153,7 +151,7 @@ def open_peer(
         kind: its settings.
         parts: subfolders the network may be in.
         rows: where conditions come from.
-        prepare: called with (network, settings) before it is used; says whether it takes class labels itself.
+        prepare: called with (network, settings) before it is used; says how it is called.
 
     Raises:
         CheckpointError: nothing there, damaged, incomplete, or another family's.
@@ -169,21 +167,23 @@ def open_peer(
     part = pretrained.find_part(folder, parts)
     net, network = pretrained.load_module(part, f"the family '{family}'")
     _, scheduler = pretrained.load_scheduler(folder if part != folder else folder.parent, f"the family '{family}'")
-    labelled = prepare(net, settings)
+    call = prepare(net, settings)
     found = rows(place, settings, net)
     sha256 = pretrained.fingerprint(part)
     _make_trainable(net, settings)
-    plain = {key: value for key, value in network.items() if key != "_name_or_path"}
-    wrapped = PeerNet(net, found, labelled, _memory(plain, scheduler, settings))
-    return Peer(wrapped.eval(), plain, scheduler, settings, str(path), sha256, "flat", path.resolve().stem)
+    network = {key: value for key, value in network.items() if key != "_name_or_path"}
+    wrapped = PeerNet(net, found, call, _memory(network, scheduler, settings))
+    return Peer(wrapped.eval(), network, scheduler, settings, str(path), sha256, "flat", path.resolve().stem)
 
 
 def _memory(network: dict[str, Any], scheduler: dict[str, Any], settings: PeerSettings) -> dict[str, Any]:
-    """What a file of SlowFlow's says, so that it can be opened with nothing but itself; folders may move, so none is named."""
-    return {"network": network, "scheduler": scheduler, "settings": {**asdict(settings), "folder": "."}}
+    """What a file of SlowFlow's says, so that it can be opened with nothing but itself; files may move, so no path is kept."""
+    plain = asdict(settings)
+    names = {key: Path(plain[key]).name for key in ("prompts", "conditions") if plain.get(key)}
+    return {"network": network, "scheduler": scheduler, "settings": {**plain, **names, "folder": "."}}
 
 
-def _from_file(path: Path, family: str, kind: type[S], prepare: Callable[[Any, S], bool]) -> Peer[S]:
+def _from_file(path: Path, family: str, kind: type[S], prepare: Callable[[Any, S], Call]) -> Peer[S]:
     """A file that SlowFlow wrote."""
     stored = checkpoint.load(path)
     facts = told(stored.metadata, path, family)
@@ -194,11 +194,11 @@ def _from_file(path: Path, family: str, kind: type[S], prepare: Callable[[Any, S
     network, scheduler = facts["network"], facts["scheduler"]
     settings = from_mapping(kind, facts["settings"], f"the metadata of {path}")
     net = pretrained.build(network, f"the family '{family}'", path).eval()
-    labelled = prepare(net, settings)
+    call = prepare(net, settings)
     _make_trainable(net, settings)
     prefix = f"{ROWS}."
     found = {name.removeprefix(prefix): value for name, value in stored.tensors.items() if name.startswith(prefix)}
-    wrapped = PeerNet(net, found, labelled, _memory(network, scheduler, settings))
+    wrapped = PeerNet(net, found, call, _memory(network, scheduler, settings))
     checkpoint.load_strictly(wrapped, stored.tensors, path)
     name = str(facts.get("name", path.stem))
     return Peer(wrapped.eval(), network, scheduler, settings, str(path), file_sha256(path), stored.part, name)

@@ -10,7 +10,9 @@ from peers import diffusers, dit, easy_data, folder, loud, sd3_net, whole_loop
 
 from slowflow.errors import CheckpointError, InputError
 from slowflow.families.base import OpenOptions
-from slowflow.families.open import direction_test, open_model
+from slowflow.families.metadata import describe
+from slowflow.families.open import direction_test, identity, open_model
+from slowflow.families.peer_calls import pack, unpack
 from slowflow.flow.count import network_calls
 from slowflow.flow.guidance import guided
 from slowflow.flow.samplers import sampler, walk
@@ -157,6 +159,74 @@ def test_known_classes_are_told_what_their_pipelines_tell_them(tmp_path, make, l
     assert (model.classes, model.null) == (3, 3)
 
 
+def flux(seed=0, **more):
+    config = dict(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=24,
+        axes_dims_rope=(2, 2, 4),
+    )
+    return loud(diffusers().FluxTransformer2DModel(**{**config, **more}), seed)
+
+
+@pytest.mark.parametrize("distilled", [True, False])
+def test_golden_trajectory_of_the_tiny_flux_pipeline(tmp_path, distilled):
+    net, rows = flux(guidance_embeds=distilled), conditions()
+    settings = dict(use_dynamic_shifting=True, base_image_seq_len=4, max_image_seq_len=64)
+    more = "size = 8\ndistilled = 2.5"
+    toml = flow_toml(tmp_path, net, diffusers().FlowMatchEulerDiscreteScheduler(**settings), rows, more)
+    model = open_model(toml, "flowmatch").model
+    assert (model.shape, model.classes, model.null) == ((4, 8, 8), 3, 3)
+    vae = diffusers().AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+    )
+    parts = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+    pipeline = diffusers().FluxPipeline(
+        transformer=net, scheduler=diffusers().FlowMatchEulerDiscreteScheduler(**settings), vae=vae, **parts
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    state, cond = start(2), torch.tensor([0, 2])
+    expected = pipeline(
+        prompt_embeds=rows["encoder_hidden_states"][cond],
+        pooled_prompt_embeds=rows["pooled_projections"][cond],
+        latents=pack(state),
+        num_inference_steps=5,
+        guidance_scale=2.5,
+        output_type="latent",
+        height=16,
+        width=16,
+    ).images
+    got = last(model, "euler", state.double(), cond, model.grid(5))
+    expected = unpack(expected, 4, 4)
+    torch.testing.assert_close(got.float(), expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max()) / 4))
+
+
+def test_a_flux_without_prompts_is_refused_and_a_trained_one_opens_by_itself(tmp_path):
+    root = folder(tmp_path / "bare", flux(), diffusers().FlowMatchEulerDiscreteScheduler())
+    with pytest.raises(InputError, match="a Flux is told a prompt: conditions = "):
+        open_model(root, "flowmatch")
+    model = open_model(flow_toml(tmp_path, flux(), rows=conditions(), more="size = 4"), "flowmatch").model
+    checkpoint.save(tmp_path / "own.safetensors", model.net.state_dict(), {"model": describe(model)})
+    again = open_model(tmp_path / "own.safetensors").model
+    assert identity(again) == {**identity(model), "name": again.name}
+
+
+def test_packing_is_undone():
+    state = start(2, (3, 6, 4))
+    assert pack(state).shape == (2, 6, 12)
+    assert torch.equal(unpack(pack(state), 3, 2), state)
+    # channels slowest inside a token, then row, then column
+    assert torch.equal(pack(state)[0, 1], state[0, :, 0:2, 2:4].flatten())
+
+
 def test_a_transformer_with_class_labels(tmp_path):
     net = dit()
     scheduler = diffusers().FlowMatchEulerDiscreteScheduler()
@@ -210,16 +280,18 @@ def test_what_does_not_fit_is_refused(tmp_path):
 
 
 def test_networks_on_packed_tokens_are_refused(tmp_path):
-    net = diffusers().FluxTransformer2DModel(
-        in_channels=4,
+    folder(tmp_path / "net", aura(), diffusers().FlowMatchEulerDiscreteScheduler())
+    config = tmp_path / "net" / "transformer" / "config.json"
+    net = diffusers().QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
         num_layers=1,
-        num_single_layers=1,
         attention_head_dim=8,
         num_attention_heads=2,
         joint_attention_dim=8,
-        pooled_projection_dim=8,
         axes_dims_rope=(2, 2, 4),
     )
+    assert config.exists()
     with pytest.raises(CheckpointError, match="takes its state in a form of its own"):
         open_model(flow_toml(tmp_path, net), "flowmatch")
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from slowflow.errors import InputError
 from slowflow.families.base import FAMILIES, Opened, OpenOptions
 from slowflow.families.peer import Peer, PeerSettings, official, open_peer, side
+from slowflow.families.peer_calls import Call, plain
 from slowflow.families.schedule import FlowTimes, Noisewards
 from slowflow.families.sd3.prompts import empty_prompt, read_embeddings
 from slowflow.flow.habits import Training
@@ -52,12 +53,12 @@ def _rows(place: Path, settings: SD3Settings, net: Any) -> dict[str, Tensor]:
     return found.rows()
 
 
-def _prepare(net: Any, settings: SD3Settings) -> bool:
+def _prepare(net: Any, settings: SD3Settings) -> Call:
     if type(net).__name__ != NETWORK:
         raise InputError(
             f"the network is a {type(net).__name__}, the family 'sd3' opens a {NETWORK}; try --family flowmatch"
         )
-    return False
+    return plain
 
 
 def flow_model(peer: Peer[SD3Settings]) -> FlowModel:
