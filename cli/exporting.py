@@ -11,7 +11,9 @@ from slowflow_cli import shared as s
 
 def export(
     model: s.Model,
-    layout: Annotated[str, typer.Option("--layout", help="sit, repa, rae, dit: the family of the model; or diffusers (a folder).")],
+    layout: Annotated[
+        str, typer.Option("--layout", help="sit, repa, rae, dit: the family of the model; or diffusers (a folder).")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The file to write; must not exist.")],
     drop_sigma: Annotated[
         bool,

@@ -144,6 +144,7 @@ def check(
     from slowflow.cards import cards
     from slowflow.data.open import open_data
     from slowflow.families.open import direction_test
+    from slowflow.flow.cost import cost, size
 
     bundled = {c.name: c for c in cards("model")}
     data = data or (bundled[model].content["data"] if model in bundled else None)
@@ -151,11 +152,13 @@ def check(
     if data is not None:
         test = direction_test(opened.model, open_data(data, classes=opened.model.classes))
     problems = [test.problem] if test is not None and test.problem else []
+    costs = cost(opened.model, 64)
     found = {
         "ok": not problems,
         "family": bundled[model].content["family"] if model in bundled else family,
         "sha256": opened.sha256,
         "parameters": sum(p.numel() for p in opened.model.net.parameters()),
+        "memory": {"weights": costs.weights, "sampling_64": costs.sampling, "training_64": costs.training},
         "shape": list(opened.model.shape),
         "settings": opened.settings,
         "part": opened.part,
@@ -167,6 +170,9 @@ def check(
     }
     out.say(f"  {opened.model.name}: {found['parameters']:,} parameters, states {opened.model.shape}")
     out.say(f"  sha256 {opened.sha256}")
+    out.say(
+        f"  memory: weights {size(costs.weights)}; 64 at once {size(costs.sampling)} to sample, {size(costs.training)} to train"
+    )
     if test:
         out.say(
             f"  loss on genuine states: {test.declared:.3f} at the declared time, {test.flipped:.3f} flipped, "

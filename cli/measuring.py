@@ -24,6 +24,7 @@ def measure(
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 = none.")] = 1.0,
     shift: Annotated[float, typer.Option(help="Further warp of the grid, on top of the model's own.")] = 1.0,
     backend: Annotated[str, typer.Option(help="Search engine: auto, faiss, torch.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost and make nothing.")] = False,
     protocol: s.Protocol = None,
     guide: s.Guide = None,
     heldout: s.Heldout = 0.2,
@@ -47,6 +48,8 @@ def measure(
     where, precision = s.setup(threads, device, dtype)
     opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
     opened = s.apply_protocol(output, opened, protocol, guide, sampler, steps, guidance)
+    if dry_run:
+        return s.say_cost(output, opened.model, samples, s.batch_size(batch_size), sampler, steps, guidance)
     from slowflow.data.open import open_data
     from slowflow.families.open import identity
     from slowflow.io.run import read_manifest

@@ -300,3 +300,24 @@ def apply_protocol(
     for count in steps:
         output.say(protocol(name).sentence(model, sampler, count, guidance))
     return replace(opened, model=model)
+
+
+def say_cost(
+    output: Output, model: Any, samples: int, batch: int, sampler: str, steps: list[int], guidance: float
+) -> int:
+    """Parameters, memory and network calls of a run that is not made."""
+    from slowflow.flow.cost import cost, size
+
+    calls = {}
+    for count in steps:
+        found = cost(model, batch, sampler, count, guidance=guidance)
+        calls[str(count)] = found.calls
+        output.say(
+            f"  {count} steps: {found.calls} network calls a sample, {found.calls * samples:,} for {samples} samples"
+        )
+    output.say(
+        f"  {found.parameters:,} parameters, {size(found.weights)}; with {batch} samples at once {size(found.sampling)}"
+    )
+    facts = {"parameters": found.parameters, "weights_bytes": found.weights, "peak_bytes": found.sampling}
+    output.answer({**facts, "batch_size": batch, "samples": samples, "calls": calls})
+    return 0

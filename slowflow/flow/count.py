@@ -15,6 +15,9 @@ from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
 from slowflow.flow.samplers import Sampler, sampler, walk
 
+ONE = (1,)
+"""States of one value: how many calls are made does not depend on what a state is."""
+
 
 class _Counter(nn.Module):
     """Answers zero and counts the rows it is asked for."""
@@ -43,10 +46,10 @@ def network_calls(
     own, other, stepper = _Counter(), _Counter(), sampler(method)
     guide = model.guiding.guide
     if isinstance(guide, FlowModel):
-        guide = replace(guide, net=other)
-    counted = replace(model, net=own, guiding=replace(model.guiding, guide=guide))
+        guide = replace(guide, net=other, shape=ONE)
+    counted = replace(model, net=own, shape=ONE, guiding=replace(model.guiding, guide=guide))
     grid = stepper.grid(counted, steps, shift)
-    start = torch.zeros(1, *model.shape, dtype=torch.float64)
+    start = torch.zeros(1, *ONE, dtype=torch.float64)
     for _ in walk(guided(counted, guidance), stepper, start, torch.zeros(1, dtype=torch.int64), grid, _silent):
         pass
     return own.rows * model.calls + (other.rows * guide.calls if guide is not None else 0)

@@ -138,3 +138,21 @@ def test_posttrain_takes_the_papers_order(folder, tmp_path):
     assert remedy["shift"] == pytest.approx((32 / 4096) ** 0.5)
     _, err = slowflow(*common, "--gamma", 0.4, "--order", "other", "--out", tmp_path / "u", code=3)
     assert "order is 'other'" in err
+
+
+def test_check_says_what_memory_it_takes(folder):
+    text, _ = slowflow("check", folder / "rae.pt", *RAE, "--json")
+    told = json.loads(text)
+    assert told["memory"]["weights"] < told["memory"]["sampling_64"] < told["memory"]["training_64"]
+    assert "64 at once" in slowflow("check", folder / "rae.pt", *RAE)[0]
+
+
+def test_a_dry_run_says_the_cost_and_makes_nothing(folder, tmp_path):
+    out = tmp_path / "never"
+    common = ("measure", folder / "rae.pt", *RAE, "--data", folder / "data.npz", "--out", out, "--dry-run", "--json")
+    text, err = slowflow(*common, "--steps", 10, "--steps", 20, "--sampler", "heun", "--guidance", 1.5, "--samples", 100)
+    told = json.loads(text)
+    assert told["calls"] == {"10": 40, "20": 80}
+    assert told["peak_bytes"] > told["weights_bytes"] >= 4 * told["parameters"]
+    assert "8,000 for 100 samples" in err
+    assert not out.exists()

@@ -14,15 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from slowflow.errors import CheckpointError, InputError
 from slowflow.families.base import FAMILIES, Opened, OpenOptions
 from slowflow.families.metadata import told
 from slowflow.families.rae.backbone import DDT, LightningDiT
 from slowflow.families.rae.shapes import config_of
 from slowflow.families.repa import noise_ward
-from slowflow.flow.grids import warp
 from slowflow.flow.habits import Training
 from slowflow.flow.interpolants import interpolant
 from slowflow.flow.model import FlowModel
@@ -62,7 +59,7 @@ def flow_model(net: DDT | LightningDiT, *, name: str, path: str = "linear", shif
         null=config.classes,
         sign=-1.0,
         label=noise_ward,
-        t_max=float(warp(torch.tensor(LAST, dtype=torch.float64), s)),
+        t_max=LAST / (s - (s - 1.0) * LAST),  # the warp of LAST
         name=name,
         shift=s,
         training=Training(time_law="logit-normal", interval=(1.0 - LAST, 1.0)),
