@@ -150,7 +150,9 @@ def test_check_says_what_memory_it_takes(folder):
 def test_a_dry_run_says_the_cost_and_makes_nothing(folder, tmp_path):
     out = tmp_path / "never"
     common = ("measure", folder / "rae.pt", *RAE, "--data", folder / "data.npz", "--out", out, "--dry-run", "--json")
-    text, err = slowflow(*common, "--steps", 10, "--steps", 20, "--sampler", "heun", "--guidance", 1.5, "--samples", 100)
+    text, err = slowflow(
+        *common, "--steps", 10, "--steps", 20, "--sampler", "heun", "--guidance", 1.5, "--samples", 100
+    )
     told = json.loads(text)
     assert told["calls"] == {"10": 40, "20": 80}
     assert told["peak_bytes"] > told["weights_bytes"] >= 4 * told["parameters"]
