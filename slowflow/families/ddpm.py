@@ -116,6 +116,10 @@ class DDPMFamily:
         """Open strictly; the scheduler says path and prediction, `--prediction` overrides it."""
         if options.interpolant not in (None, "table"):
             raise InputError("the path of a ddpm model is its scheduler's table; leave --interpolant out")
+        if options.prediction == "velocity":
+            raise InputError(
+                "there is no velocity on a table of noise levels; --prediction takes noise, data, v or score"
+            )
         peer = open_peer(path, "ddpm", DDPMSettings, ("unet", "transformer"), _rows, _prepare)
         if is_dit(peer.net.net):
             repair(peer.net.net, peer.settings.meta_numerics)

@@ -173,7 +173,7 @@ def open_peer(
     _make_trainable(net, settings)
     network = {key: value for key, value in network.items() if key != "_name_or_path"}
     wrapped = PeerNet(net, found, call, _memory(network, scheduler, settings))
-    return Peer(wrapped.eval(), network, scheduler, settings, str(path), sha256, "flat", path.resolve().stem)
+    return Peer(wrapped.eval(), network, scheduler, settings, str(path), sha256, "flat", _named(path))
 
 
 def _memory(network: dict[str, Any], scheduler: dict[str, Any], settings: PeerSettings) -> dict[str, Any]:
@@ -181,6 +181,11 @@ def _memory(network: dict[str, Any], scheduler: dict[str, Any], settings: PeerSe
     plain = asdict(settings)
     names = {key: Path(plain[key]).name for key in ("prompts", "conditions") if plain.get(key)}
     return {"network": network, "scheduler": scheduler, "settings": {**plain, **names, "folder": "."}}
+
+
+def _named(path: Path) -> str:
+    """The name of a folder, or of a .toml without its ending."""
+    return path.stem if path.suffix == ".toml" else path.resolve().name
 
 
 def _from_file(path: Path, family: str, kind: type[S], prepare: Callable[[Any, S], Call]) -> Peer[S]:

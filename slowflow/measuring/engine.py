@@ -79,6 +79,8 @@ def measure(
             "name the others: --reference own --reference nearest"
         )
     engine = search.backend(probe.backend, model.interpolant)
+    # counting is a dry run: a sampler that cannot walk this path is refused before there is a folder
+    calls = {str(steps): nfe(model, probe, steps) for steps in probe.grids}
     config = {
         "model": model_id or {"name": model.name},
         "data": {"name": data.name, "sha256": data.fingerprint, "heldout": heldout},
@@ -106,7 +108,7 @@ def measure(
         if progress is not None:
             progress(done, total, f"{kind} states, {steps} steps")
     facts = {
-        "nfe": {str(steps): nfe(model, probe, steps) for steps in probe.grids},
+        "nfe": calls,
         "backend": engine,
         "device": model.device.type,
         "dtype": str(model.dtype).removeprefix("torch."),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from peers import diffusers, dit, easy_data, folder, unet, whole_loop
 
+import slowflow
 from slowflow.errors import CheckpointError, InputError
 from slowflow.families.base import FAMILIES, OpenOptions
 from slowflow.families.open import open_model
@@ -293,6 +294,8 @@ def test_what_does_not_fit_is_refused(tmp_path):
     root = dit_folder(tmp_path / "a")
     with pytest.raises(InputError, match="the path of a ddpm model is its scheduler's table"):
         open_model(root, "ddpm", OpenOptions(interpolant="linear"))
+    with pytest.raises(InputError, match="there is no velocity on a table of noise levels"):
+        open_model(root, "ddpm", OpenOptions(prediction="velocity"))
     broken_scheduler(root, prediction_type="flow")
     with pytest.raises(
         CheckpointError, match="prediction_type is 'flow', expected one of epsilon, sample, v_prediction"
@@ -305,6 +308,28 @@ def test_what_does_not_fit_is_refused(tmp_path):
     (tmp_path / "b.toml").write_text('folder = "a"\nmeta = true\n')
     with pytest.raises(InputError, match="unknown setting 'meta'"):
         open_model(tmp_path / "b.toml", "ddpm")
+
+
+def test_a_sampler_that_needs_a_velocity_is_refused_before_there_is_a_folder(tmp_path):
+    root = folder(tmp_path / "net-1.5", unet(channels=1), diffusers().DDPMScheduler(clip_sample=False), "unet")
+    model = open_model(root, "ddpm").model
+    assert model.name == "net-1.5"
+    with pytest.raises(InputError, match="has no derivative, so there is no velocity on it; sample with recombine"):
+        slowflow.measure(model, easy_data(0, (1, 8, 8)), slowflow.Probe(samples=4, steps=2), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["unet", "dit"])
+def test_bf16_networks_keep_wide_states(tmp_path, kind):
+    net = unet() if kind == "unet" else dit()
+    scheduler = diffusers().DDIMScheduler(clip_sample=False, prediction_type="sample")
+    model = open_model(folder(tmp_path, net, scheduler, "unet" if kind == "unet" else "transformer"), "ddpm").model
+    state, cond = start(2, model.shape).double(), torch.zeros(2, dtype=torch.int64)
+    wide = last(model, "recombine", state, cond, model.grid(5))
+    model.net.to(torch.bfloat16)
+    narrow = last(model, "recombine", state, cond, model.grid(5))
+    assert narrow.dtype == torch.float64
+    assert 0 < float((narrow - wide).abs().max()) < 0.2 * float(wide.abs().max())
 
 
 def test_the_family_that_fits_a_folder_is_named(tmp_path):

@@ -219,6 +219,24 @@ def test_a_flux_without_prompts_is_refused_and_a_trained_one_opens_by_itself(tmp
     assert identity(again) == {**identity(model), "name": again.name}
 
 
+@pytest.mark.parametrize("make", [sd3_net, aura, lumina, flux])
+def test_bf16_networks_keep_their_time_label_and_wide_states(tmp_path, make):
+    rows = {"encoder_hidden_states": conditions()["encoder_hidden_states"][..., : 12 if make in (aura, lumina) else 32]}
+    if make in (sd3_net, flux):
+        rows["pooled_projections"] = conditions()["pooled_projections"]
+    if make is lumina:
+        rows["encoder_attention_mask"] = torch.ones(4, 5, dtype=torch.bool)
+    model = open_model(flow_toml(tmp_path, make(), rows=rows, more="size = 8"), "flowmatch").model
+    state, cond = start(2).double(), torch.tensor([0, 2])
+    wide = last(model, "euler", state, cond, model.grid(4))
+    seen = []
+    model.net.net.register_forward_pre_hook(lambda m, a, k: seen.append(k["timestep"].dtype), with_kwargs=True)
+    model.net.to(torch.bfloat16)
+    narrow = last(model, "euler", state, cond, model.grid(4))
+    assert (narrow.dtype, set(seen)) == (DOUBLE, {torch.float32})
+    assert 0 < float((narrow - wide).abs().max()) < 0.1 * float(wide.abs().max())
+
+
 def test_packing_is_undone():
     state = start(2, (3, 6, 4))
     assert pack(state).shape == (2, 6, 12)
