@@ -127,7 +127,8 @@ class DDPMFamily:
         notes = list(peer.notes)
         if peer.scheduler.get("clip_sample") or peer.scheduler.get("thresholding"):
             notes.append(
-                "the scheduler clips what the network predicts; SlowFlow does not, because a clipped field belongs to no path"
+                "the scheduler clips what the network predicts; the samplers recombine-clipped (DDIM) and ancestral-clipped "
+                "do so too, but what they follow belongs to no path; the plain samplers do not clip"
             )
         facts = {"network": peer.network["_class_name"], "scheduler": peer.scheduler["_class_name"]}
         settings = {**facts, **asdict(peer.settings), "levels": peer.scheduler.get("num_train_timesteps")}

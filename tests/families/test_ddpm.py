@@ -34,29 +34,33 @@ def last(field, method, state, cond, grid, noise=None):
 # --- trajectories of the peer
 
 
+@pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize(("spacing", "offset"), [("leading", 0), ("leading", 1), ("trailing", 0)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_recombine_is_ddim(tmp_path, kind, spacing, offset):
+def test_recombine_is_ddim(tmp_path, kind, spacing, offset, clip):
     scheduler = diffusers().DDIMScheduler(
-        prediction_type=kind, clip_sample=False, timestep_spacing=spacing, steps_offset=offset
+        prediction_type=kind, clip_sample=clip, timestep_spacing=spacing, steps_offset=offset
     )
     net = unet()
-    opened = open_model(folder(tmp_path, net, scheduler, "unet"), "ddpm")
-    model = opened.model
+    model = open_model(folder(tmp_path, net, scheduler, "unet"), "ddpm").model
     assert (model.prediction, model.interpolant.name[:5], model.shape, model.classes) == (
         KINDS[kind],
         "table",
         (3, 8, 8),
         0,
     )
-    state = start(2, model.shape)
-    got = last(model, "recombine", state.double(), torch.zeros(2, dtype=torch.int64), model.grid(10))
+    # both in float64: the first steps divide by alpha = 0.006, and float32 would show
+    for one in (net, model.net):
+        one.double()
+    state = start(2, model.shape).double()
+    method = "recombine-clipped" if clip else "recombine"
+    got = last(model, method, state, torch.zeros(2, dtype=torch.int64), model.grid(10))
     scheduler.set_timesteps(10)
     with torch.no_grad():
         for k in scheduler.timesteps:
             state = scheduler.step(net(state, k).sample, k, state).prev_sample
-    # the peer keeps its state and table in float32
-    torch.testing.assert_close(got.float(), state, rtol=0, atol=1e-5 * max(1.0, float(state.abs().max())))
+    # the peer keeps its table in float32, and without clipping a random network ends at values of some hundreds
+    torch.testing.assert_close(got, state, rtol=1e-6, atol=1e-5)
 
 
 def test_tables_of_other_schedules_and_zero_terminal_snr(tmp_path):
@@ -101,9 +105,11 @@ def test_sampling_may_end_at_the_last_level(tmp_path):
     torch.testing.assert_close(got.float(), state, rtol=0, atol=1e-5 * float(state.abs().max()))
 
 
+@pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize(("method", "variance"), [("ancestral", "fixed_small"), ("ancestral-large", "fixed_large")])
-def test_ancestral_is_ddpms_own_sampler(tmp_path, method, variance):
-    scheduler = diffusers().DDPMScheduler(num_train_timesteps=50, clip_sample=False, variance_type=variance)
+def test_ancestral_is_ddpms_own_sampler(tmp_path, method, variance, clip):
+    method = f"{method}-clipped" if clip else method
+    scheduler = diffusers().DDPMScheduler(num_train_timesteps=50, clip_sample=clip, variance_type=variance)
     net = unet()
     model = open_model(folder(tmp_path, net, scheduler, "unet"), "ddpm").model
     state = start(2, model.shape)

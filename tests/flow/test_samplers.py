@@ -333,4 +333,5 @@ def test_states_between_steps_are_float64_for_a_float32_network():
 
 def test_every_registered_sampler_is_tested_here():
     here = {"euler", "heun", "heun-last-euler", "recombine", "em", "em-sit", "sde-heun"}
-    assert set(SAMPLERS.names()) == here | {"ancestral", "ancestral-large"}  # families/test_ddpm.py
+    there = {"ancestral", "ancestral-large", "recombine-clipped", "ancestral-clipped", "ancestral-large-clipped"}
+    assert set(SAMPLERS.names()) == here | there  # families/test_ddpm.py
