@@ -450,3 +450,61 @@ def test_without_the_package_one_line_says_how_to_get_it(tmp_path, monkeypatch):
             assert str(caught.value) == (
                 f"{needed} needs the package '{package}', which is not installed: pip install 'slowflow[diffusers]'"
             )
+
+
+# --- from pictures to pictures, on the command line
+
+
+def test_from_a_folder_of_pictures_to_decoded_samples(tmp_path):
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    for label in range(3):
+        (tmp_path / "photos" / f"{label}").mkdir(parents=True)
+        for i in range(4):
+            pixels = draw.integers(0, 256, (16, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / f"{label}" / f"{i}.png")
+    toml = sd3_toml(tmp_path, more="lora = 2")
+    torch.manual_seed(0)
+    diffusers().AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+    ).save_pretrained(tmp_path / "net" / "vae")
+
+    def slowflow(*arguments):
+        result = CliRunner().invoke(app, [*map(str, arguments), "--json", "--quiet", "--threads", "1"])
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout)
+
+    latents, trained_in = tmp_path / "latents", tmp_path / "trained"
+    encoded = slowflow("encode", tmp_path / "photos", "--codec", tmp_path / "net", "--size", 16, "--out", latents)
+    assert (encoded["count"], encoded["shape"]) == (12, [4, 8, 8])
+    train = (
+        "--steps",
+        2,
+        "--batch-size",
+        4,
+        "--micro-batch",
+        2,
+        "--mixed",
+        "--gamma",
+        0.4,
+        "--warmup",
+        0,
+        "--ema",
+        0.5,
+    )
+    made = slowflow("posttrain", toml, "--family", "sd3", "--data", latents, "--out", trained_in, *train)
+    assert (made["remedy"], made["gamma"]) == ("mixflow", 0.4)
+    # a trained folder names its family
+    sample = ("--n", 2, "--steps", 3, "--guidance", 2.0, "--codec", tmp_path / "net", "--out", tmp_path / "s.npz")
+    drawn = slowflow("sample", trained_in, *sample)
+    assert drawn["nfe"] == 6
+    assert drawn["protocol"]["quantiser"]["name"] == "sd3-vae"
+    with np.load(tmp_path / "s.npz") as file:
+        assert (file["arr_0"].shape, file["arr_0"].dtype) == ((2, 16, 16, 3), np.uint8)
