@@ -198,13 +198,14 @@ def _from_file(path: Path, family: str, kind: type[S], prepare: Callable[[Any, S
         )
     network, scheduler = facts["network"], facts["scheduler"]
     settings = from_mapping(kind, facts["settings"], f"the metadata of {path}")
-    net = pretrained.build(network, f"the family '{family}'", path).eval()
+    with pretrained.without_weights():
+        net = pretrained.build(network, f"the family '{family}'", path).eval()
     call = prepare(net, settings)
     _make_trainable(net, settings)
     prefix = f"{ROWS}."
     found = {name.removeprefix(prefix): value for name, value in stored.tensors.items() if name.startswith(prefix)}
     wrapped = PeerNet(net, found, call, _memory(network, scheduler, settings))
-    checkpoint.load_strictly(wrapped, stored.tensors, path)
+    pretrained.fill(wrapped, stored.tensors, path)
     name = str(facts.get("name", path.stem))
     return Peer(wrapped.eval(), network, scheduler, settings, str(path), file_sha256(path), stored.part, name)
 

@@ -152,8 +152,14 @@ def _strip(name: str) -> str:
     return name
 
 
-def load_strictly(net: torch.nn.Module, tensors: dict[str, Tensor], path: Path | str) -> None:
+def load_strictly(net: torch.nn.Module, tensors: dict[str, Tensor], path: Path | str, *, assign: bool = False) -> None:
     """Copy tensors into the network; every name and shape must match.
+
+    Args:
+        net: the network.
+        tensors: by name.
+        path: for messages.
+        assign: the tensors become the network's own, for one that was built without memory for its weights.
 
     Raises:
         CheckpointError: counts and the first five of what is missing, unexpected or of another shape.
@@ -173,4 +179,4 @@ def load_strictly(net: torch.nn.Module, tensors: dict[str, Tensor], path: Path |
     ]
     if parts:
         raise CheckpointError(f"{path} does not fit a {type(net).__name__}: " + "; ".join(parts))
-    net.load_state_dict(tensors)
+    net.load_state_dict(tensors, assign=assign)

@@ -10,12 +10,13 @@ only here and in the code that uses its objects.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import inspect
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,14 +151,35 @@ def load_module(folder: Path, needed_for: str, parent: str = "ModelMixin") -> tu
     config = read_config(folder)
     diffusers = require("diffusers", needed_for)
     files = weight_files(folder)
-    net = build(config, needed_for, folder / "config.json")
+    with without_weights():
+        net = build(config, needed_for, folder / "config.json")
     if not isinstance(net, nn.Module) or not isinstance(net, getattr(diffusers, parent)):
         raise CheckpointError(f"{folder} holds a '{config['_class_name']}', expected a network ({parent})")
     tensors: dict[str, Tensor] = {}
     for file in files:
         tensors |= checkpoint.load(file).tensors
-    checkpoint.load_strictly(net, _in_todays_names(net, tensors), folder)
+    fill(net, _in_todays_names(net, tensors), folder)
     return net.eval(), config
+
+
+@contextlib.contextmanager
+def without_weights() -> Iterator[None]:
+    """Networks made inside hold no memory for their weights and draw no random ones; `fill` gives them both.
+
+    Buffers are real, because a class computes some of them and no file holds those.
+    """
+    with require("accelerate", "building a network of diffusers").init_empty_weights(include_buffers=False):
+        yield
+
+
+def fill(net: nn.Module, tensors: dict[str, Tensor], where: Path | str) -> None:
+    """Give a network made `without_weights` its tensors, strictly, in float32.
+
+    Raises:
+        CheckpointError: counts and the first five of what is missing, unexpected or of another shape.
+    """
+    wide = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    checkpoint.load_strictly(net, wide, where, assign=True)
 
 
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
