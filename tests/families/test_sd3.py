@@ -206,12 +206,14 @@ def text_encoders(root, t5=True):
 
 
 @pytest.mark.parametrize("t5", [True, False])
-def test_prompts_are_embedded_once(tmp_path, t5, monkeypatch):
+def test_prompts_are_embedded_once(tmp_path, t5, capfd):
     root = sd3_folder(tmp_path / "net", sd3_net(caption_projection_dim=16))
     text_encoders(root, t5)
     (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
     (tmp_path / "a.toml").write_text('folder = "net"\nprompts = "prompts.txt"\ntokens = 6\n')
+    capfd.readouterr()
     first = open_model(tmp_path / "a.toml", "sd3").model
+    assert "Loading weights" not in capfd.readouterr().err
     assert (first.classes, first.null) == (2, 2)
     rows = first.net.rows
     # 77 tokens of CLIP and 6 of T5; the two CLIPs share the width, the rest is padding
@@ -229,6 +231,26 @@ def test_prompts_are_embedded_once(tmp_path, t5, monkeypatch):
         CheckpointError, match=r"has no text_encoder/ \(absent, or gated and not downloaded\); give emb"
     ):
         open_model(tmp_path / "a.toml", "sd3")
+
+
+def test_a_damaged_text_encoder_is_named(tmp_path):
+    root = sd3_folder(tmp_path / "net")
+    text_encoders(root)
+    file = root / "text_encoder_2" / "model.safetensors"
+    tensors = checkpoint.load(file).tensors
+    checkpoint.save(file, {name: value for name, value in tensors.items() if "final_layer_norm" not in name}, {})
+    with pytest.raises(
+        CheckpointError, match=r"text_encoder_2 lacks 2 tensors \(.*final_layer_norm.*\); it is incomplete"
+    ):
+        open_model(root, "sd3")
+    (root / "text_encoder" / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match=r"text_encoder cannot be opened: "):
+        open_model(root, "sd3")
+    index = json.loads((root / "model_index.json").read_text())
+    index["text_encoder"] = ["transformers", "NoSuchEncoder"]
+    (root / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="does not say which class of transformers it is"):
+        open_model(root, "sd3")
 
 
 def test_embeddings_equal_the_pipelines(tmp_path):
