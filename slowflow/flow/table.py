@@ -69,8 +69,12 @@ class Table(Interpolant):
         return 1.0 - (k + 1.0) / self.levels
 
     def label(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Table index of canonical time t, what the network is told; held at 0 beyond the last level."""
-        return (self.levels * (1.0 - t) - 1.0).clamp(0.0, self.levels - 1.0)
+        """Table index of canonical time t, what the network is told; held at 0 beyond the last level.
+
+        A time that is a level but for the rounding of float32 gives the whole number the network was trained on.
+        """
+        k = (self.levels * (1.0 - t) - 1.0).clamp(0.0, self.levels - 1.0)
+        return torch.where((k - k.round()).abs() < 1e-3, k.round(), k)
 
     def grid(self, indices: Sequence[int], end: float = 1.0) -> Float[Tensor, " times"]:
         """Sampling times of falling table indices, then `end`: a respaced schedule."""

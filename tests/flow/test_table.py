@@ -46,6 +46,15 @@ def test_table_times_hold_the_table():
     np.testing.assert_allclose(path.label(t), k, atol=1e-9)
 
 
+def test_labels_of_levels_are_whole_numbers_in_either_precision():
+    path, k = Table(), torch.arange(1000, dtype=torch.float64)
+    assert torch.equal(path.label(path.time(k)), k)
+    assert torch.equal(path.label(path.time(k).float().double()), k)
+    # between levels they are not, and they never leave the table
+    between = path.label(torch.tensor([0.0004, 0.5005, 0.9995], dtype=torch.float64))
+    np.testing.assert_allclose(between, [998.6, 498.5, 0.0], atol=1e-9)
+
+
 def test_golden_noise_end_of_the_linear_table():
     # the value by which DDPM's table differs from the continuous VP path (4.3e-5)
     assert float(linear_betas()[-1]) == pytest.approx(4.0358e-5, rel=1e-4)
