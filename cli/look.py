@@ -9,7 +9,19 @@ from slowflow_cli import shared as s
 
 from slowflow.errors import InputError
 
-WHAT = ("models", "families", "references", "measures", "remedies", "features", "figures", "data", "samplers")
+WHAT = (
+    "models",
+    "families",
+    "references",
+    "measures",
+    "remedies",
+    "features",
+    "figures",
+    "data",
+    "samplers",
+    "codecs",
+    "protocols",
+)
 
 
 def doctor(json: s.Json = False, debug: s.Debug = False) -> int:
@@ -34,6 +46,11 @@ def doctor(json: s.Json = False, debug: s.Debug = False) -> int:
     for package, extra in (("mlxtend", "demo"), ("sklearn", "demo"), ("PIL", "demo")):
         if not metadata.packages_distributions().get(package):
             notes.append(f"{package} is not installed (bundled data sets): pip install 'slowflow[{extra}]'")
+    absent = [name for name in ("diffusers", "transformers", "peft") if not metadata.packages_distributions().get(name)]
+    if absent:
+        notes.append(
+            f"{absent[0]} is not installed (sd3, flowmatch, ddpm, autoencoders): pip install 'slowflow[diffusers]'"
+        )
     devices = ["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count()))]
     found = {
         "python": platform.python_version(),
@@ -98,6 +115,8 @@ def _listing(what: str) -> list[dict[str, str]]:
         "figures": ("slowflow.figures", "FIGURES"),
         "data": ("slowflow.data.sets", "SETS"),
         "samplers": ("slowflow.flow.samplers", "SAMPLERS"),
+        "codecs": ("slowflow.codecs", "CODECS"),
+        "protocols": ("slowflow.protocols", "PROTOCOLS"),
     }
     module, name = places[what]
     registry: Any = getattr(importlib.import_module(module), name)
@@ -127,6 +146,7 @@ def check(
     from slowflow.cards import cards
     from slowflow.data.open import open_data
     from slowflow.families.open import direction_test
+    from slowflow.flow.cost import cost, size
 
     bundled = {c.name: c for c in cards("model")}
     data = data or (bundled[model].content["data"] if model in bundled else None)
@@ -134,11 +154,13 @@ def check(
     if data is not None:
         test = direction_test(opened.model, open_data(data, classes=opened.model.classes))
     problems = [test.problem] if test is not None and test.problem else []
+    costs = cost(opened.model, 64)
     found = {
         "ok": not problems,
         "family": bundled[model].content["family"] if model in bundled else family,
         "sha256": opened.sha256,
         "parameters": sum(p.numel() for p in opened.model.net.parameters()),
+        "memory": {"weights": costs.weights, "sampling_64": costs.sampling, "training_64": costs.training},
         "shape": list(opened.model.shape),
         "settings": opened.settings,
         "part": opened.part,
@@ -150,6 +172,9 @@ def check(
     }
     out.say(f"  {opened.model.name}: {found['parameters']:,} parameters, states {opened.model.shape}")
     out.say(f"  sha256 {opened.sha256}")
+    out.say(
+        f"  memory: weights {size(costs.weights)}; 64 at once {size(costs.sampling)} to sample, {size(costs.training)} to train"
+    )
     if test:
         out.say(
             f"  loss on genuine states: {test.declared:.3f} at the declared time, {test.flipped:.3f} flipped, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from slowflow_cli import calibrating, look, making, measuring, shared, showing, training, whole
+from slowflow_cli import calibrating, encoding, exporting, look, making, measuring, shared, showing, training, whole
 
 EPILOG = (
     "Examples:  slowflow demo  |  slowflow check ckpt.pt --data images/  |  "
@@ -23,8 +23,8 @@ app = typer.Typer(
 GROUPS = {
     "Start here": (whole.demo, whole.run, look.doctor, look.ls, look.check),
     "Measure": (measuring.measure, measuring.suggest, measuring.diagnose, calibrating.calibrate),
-    "Correct": (training.posttrain, training.pretrain),
-    "Make and judge": (making.sample, making.evaluate),
+    "Correct": (training.posttrain, training.pretrain, exporting.export),
+    "Make and judge": (making.sample, making.evaluate, encoding.encode),
     "Show": (showing.plot, showing.report),
 }
 for _panel, _verbs in GROUPS.items():

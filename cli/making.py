@@ -16,11 +16,19 @@ def sample(
     n: Annotated[int, typer.Option("--n", help="How many.")],
     out: Annotated[Path, typer.Option("--out", help="FILE.npz with arr_0 (uint8 NHWC) and labels.")],
     steps: Annotated[int, typer.Option(help="Intervals.")] = 50,
-    sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em.")] = "euler",
+    sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em, ... (slowflow ls samplers).")] = "euler",
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 = none.")] = 1.0,
-    shift: Annotated[float, typer.Option(help="Resolution warp of the sampling grid.")] = 1.0,
+    shift: Annotated[float, typer.Option(help="Further warp of the grid, on top of the model's own.")] = 1.0,
     images: Annotated[Path | None, typer.Option("--images", help="Also draw the first 100 into this PNG.")] = None,
+    protocol: s.Protocol = None,
+    guide: s.Guide = None,
     latents: Annotated[bool, typer.Option("--latents", help="States are not images: write float32 data.")] = False,
+    codec: Annotated[
+        str | None, typer.Option("--codec", help="Decode latents: the folder of their autoencoder (diffusers' layout).")
+    ] = None,
+    quantiser: Annotated[
+        str | None, typer.Option(help="round, truncate or half-even, with --codec; its authors' own when not given.")
+    ] = None,
     family: s.Family = "sit",
     factory: s.Factory = None,
     interpolant: s.Interpolant = None,
@@ -40,20 +48,31 @@ def sample(
     output = s.Output(json, quiet)
     where, precision = s.setup(threads, device, dtype)
     opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
+    opened = s.apply_protocol(output, opened, protocol, guide, sampler, [steps], guidance)
+    from slowflow.codecs.decoding import open_decoder
     from slowflow.evaluating.sampling import SampleConfig
     from slowflow.evaluating.sampling import sample as run
     from slowflow.families.open import identity
 
     pixels = not latents
-    if latents and images is not None:
-        raise InputError("--images draws images, and --latents says that the states are none; drop one of the two")
-    if pixels and opened.model.shape[0] not in (1, 3):
-        raise InputError(f"states of shape {opened.model.shape} are not images; write them with --latents")
+    if latents and (images is not None or codec is not None):
+        raise InputError("--latents says that the states are no images; drop it, or --images and --codec")
+    decoder = None if codec is None else open_decoder(codec, quantiser, opened.model.shape, where, precision)
+    if pixels and decoder is None and opened.model.shape[0] not in (1, 3):
+        raise InputError(
+            f"states of shape {opened.model.shape} are not images; decode them with --codec, or use --latents"
+        )
     size = s.batch_size(batch_size)
     settings = SampleConfig(n=n, steps=steps, sampler=sampler, guidance=guidance, seed=seed, shift=shift, shard=size)
     output.say(f"sampling into {out}")
     found = run(
-        opened.model, settings, out, pixels=pixels, model_id=identity(opened.model), progress=output.progress("sample")
+        opened.model,
+        settings,
+        out,
+        pixels=pixels,
+        decoder=decoder,
+        model_id=identity(opened.model, protocol),
+        progress=output.progress("sample"),
     )
     if images is not None:
         import numpy as np
@@ -74,9 +93,11 @@ def evaluate(
     out: Annotated[Path, typer.Option("--out", help="Run folder; the same command again resumes.")],
     steps: Annotated[list[int], typer.Option("--steps", help="Intervals; repeatable.")] = [50],
     samples: Annotated[int, typer.Option(help="How many; the held-out reference has at most as many.")] = 500,
-    sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em.")] = "euler",
+    sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em, ... (slowflow ls samplers).")] = "euler",
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 = none.")] = 1.0,
-    shift: Annotated[float, typer.Option(help="Resolution warp of the sampling grid.")] = 1.0,
+    shift: Annotated[float, typer.Option(help="Further warp of the grid, on top of the model's own.")] = 1.0,
+    protocol: s.Protocol = None,
+    guide: s.Guide = None,
     heldout: s.Heldout = 0.2,
     family: s.Family = "sit",
     factory: s.Factory = None,
@@ -111,6 +132,7 @@ def evaluate(
         found = evaluate_file(Path(model), images, open_features(features, images.shape), out, heldout=heldout)
     else:
         opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
+        opened = s.apply_protocol(output, opened, protocol, guide, sampler, steps, guidance)
         found = run(
             opened.model,
             open_data(data, classes=opened.model.classes),
@@ -118,7 +140,7 @@ def evaluate(
             Sampling(samples=samples, steps=tuple(steps), sampler=sampler, guidance=guidance, seed=seed, shift=shift),
             out,
             heldout=heldout,
-            model_id=identity(opened.model),
+            model_id=identity(opened.model, protocol),
             progress=output.progress("evaluate"),
         )
     for count in found.steps:

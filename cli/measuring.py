@@ -29,13 +29,16 @@ def measure(
         "coarse",
         "seen",
     ],
-    sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em.")] = "euler",
+    sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em, ... (slowflow ls samplers).")] = "euler",
     steps: Annotated[list[int], typer.Option("--steps", help="Intervals; repeatable, the first is reported.")] = [50],
     samples: Annotated[int, typer.Option(help="Trajectories.")] = 500,
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 = none.")] = 1.0,
-    shift: Annotated[float, typer.Option(help="Resolution warp of the sampling grid.")] = 1.0,
+    shift: Annotated[float, typer.Option(help="Further warp of the grid, on top of the model's own.")] = 1.0,
     backend: Annotated[str, typer.Option(help="Search engine: auto, faiss, torch; approximate biases m.")] = "auto",
     bank: Annotated[int, typer.Option(help="Images in the bank; 0 takes all that are not held out.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost and make nothing.")] = False,
+    protocol: s.Protocol = None,
+    guide: s.Guide = None,
     heldout: s.Heldout = 0.2,
     family: s.Family = "sit",
     factory: s.Factory = None,
@@ -56,6 +59,9 @@ def measure(
     output = s.Output(json, quiet)
     where, precision = s.setup(threads, device, dtype)
     opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
+    opened = s.apply_protocol(output, opened, protocol, guide, sampler, steps, guidance)
+    if dry_run:
+        return s.say_cost(output, opened.model, samples, s.batch_size(batch_size), sampler, steps, guidance)
     from slowflow.data.open import open_data
     from slowflow.families.open import identity
     from slowflow.io.run import read_manifest
@@ -85,7 +91,7 @@ def measure(
         probe,
         out,
         heldout=heldout,
-        model_id=identity(opened.model),
+        model_id=identity(opened.model, protocol),
         reopen=asked,
         progress=output.progress("measure"),
     )

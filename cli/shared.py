@@ -46,6 +46,23 @@ def _config_callback(context: typer.Context, value: Path | None) -> Path | None:
     return value
 
 
+def _protocol_callback(context: typer.Context, value: str | None) -> str | None:
+    """The settings of a protocol become defaults; flags on the command line override them."""
+    if value is None:
+        return None
+    from slowflow.protocols import protocol
+
+    try:
+        settings = protocol(value).settings()
+    except SlowFlowError as error:
+        _complain(str(error), {})
+        raise typer.Exit(error.exit_code) from error
+    several = next(parameter for parameter in context.command.params if parameter.name == "steps").multiple
+    settings["steps"] = [settings["steps"]] if several else settings["steps"]
+    context.default_map = {**(context.default_map or {}), **settings}
+    return value
+
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something goes wrong.")]
@@ -66,9 +83,21 @@ Family = Annotated[str, typer.Option(help="Who opens a path (slowflow ls familie
 Factory = Annotated[
     str | None, typer.Option(help="package.module:function, with --family custom. It is code and is run.")
 ]
-Interpolant = Annotated[str | None, typer.Option(help="linear, gvp or vp, where the file does not say.")]
+Interpolant = Annotated[str | None, typer.Option(help="linear, gvp, vp or table, where the file does not say.")]
 Prediction = Annotated[str | None, typer.Option(help="velocity, noise, data, score or v, where the file does not say.")]
 Heads = Annotated[int | None, typer.Option(help="Attention heads, where the width does not tell.")]
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol",
+        help="Sampler, steps and guidance as a paper has them (slowflow ls protocols); other flags override it.",
+        is_eager=True,
+        callback=_protocol_callback,
+    ),
+]
+Guide = Annotated[
+    str | None, typer.Option("--guide", help="A weaker model of the same family to push away from (autoguidance).")
+]
 Model = Annotated[
     str, typer.Argument(help="A bundled model (slowflow ls models) or a checkpoint path; - with a factory.")
 ]
@@ -254,3 +283,45 @@ def open_model(
     if device is not None:
         opened.model.net.to(device=device, dtype=dtype)
     return opened
+
+
+def apply_protocol(
+    output: Output, opened: Any, name: str | None, guide: str | None, sampler: str, steps: list[int], guidance: float
+) -> Any:
+    """The opened model, guided as the protocol says; what is done and counted is printed."""
+    if name is None and guide is None:
+        return opened
+    from dataclasses import replace
+
+    from slowflow.protocols import protocol
+
+    model, weaker = opened.model, None
+    if guide is not None:
+        weaker = open_model(guide, model.family, None, None, None, None, model.device, model.dtype).model
+    if name is None:
+        return replace(opened, model=replace(model, guiding=replace(model.guiding, guide=weaker)))
+    model = protocol(name).applied(model, weaker)
+    for count in steps:
+        output.say(protocol(name).sentence(model, sampler, count, guidance))
+    return replace(opened, model=model)
+
+
+def say_cost(
+    output: Output, model: Any, samples: int, batch: int, sampler: str, steps: list[int], guidance: float
+) -> int:
+    """Parameters, memory and network calls of a run that is not made."""
+    from slowflow.flow.cost import cost, size
+
+    calls = {}
+    for count in steps:
+        found = cost(model, batch, sampler, count, guidance=guidance)
+        calls[str(count)] = found.calls
+        output.say(
+            f"  {count} steps: {found.calls} network calls a sample, {found.calls * samples:,} for {samples} samples"
+        )
+    output.say(
+        f"  {found.parameters:,} parameters, {size(found.weights)}; with {batch} samples at once {size(found.sampling)}"
+    )
+    facts = {"parameters": found.parameters, "weights_bytes": found.weights, "peak_bytes": found.sampling}
+    output.answer({**facts, "batch_size": batch, "samples": samples, "calls": calls})
+    return 0

@@ -22,12 +22,21 @@ def posttrain(
     gamma: Annotated[str, typer.Option(help="auto (with --run), or a number in [0, 1].")] = "auto",
     run: Annotated[Path | None, typer.Option("--run", help="A measurement of this model, for --gamma auto.")] = None,
     target_at: Annotated[str, typer.Option(help="Where the target is taken: m or t (equal on the linear path).")] = "m",
-    time_law: Annotated[str | None, typer.Option(help="uniform or beta21; the remedy's own when not given.")] = None,
+    order: Annotated[
+        str, typer.Option(help="With a resolution shift: released (draw, warp, slow) or paper (draw, slow, warp).")
+    ] = "released",
+    time_law: Annotated[
+        str | None, typer.Option(help="uniform, beta21, logit-normal; the remedy's or the model's own when not given.")
+    ] = None,
     lr: Annotated[float, typer.Option(help="Learning rate after warm-up.")] = 2e-4,
     warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 100,
     ema: Annotated[float, typer.Option(help="Decay of the moving average.")] = 0.999,
     clip: Annotated[float, typer.Option(help="Largest gradient norm.")] = 1.0,
-    label_dropout: Annotated[float, typer.Option(help="Share of labels replaced by the null class.")] = 0.1,
+    label_dropout: Annotated[
+        float, typer.Option(help="Share of labels (or prompts) replaced by the null condition.")
+    ] = 0.1,
+    micro_batch: Annotated[int, typer.Option(help="Images through the network at once; 0 = the whole batch.")] = 0,
+    mixed: Annotated[bool, typer.Option("--mixed", help="Compute in bfloat16; weights stay float32.")] = False,
     save_every: Annotated[int, typer.Option(help="Steps between saved states.")] = 250,
     heldout: s.Heldout = 0.2,
     family: s.Family = "sit",
@@ -53,7 +62,7 @@ def posttrain(
 
     measured = None if run is None else RunResult.load(run).measured
     number = _gamma(gamma, measured) if remedy == "mixflow" or gamma != "auto" else None
-    chosen = make_remedy(remedy, number, target_at, time_law)
+    chosen = make_remedy(remedy, number, target_at, time_law, order)
     settings = TrainConfig(
         steps=steps,
         batch_size=s.batch_size(batch_size),
@@ -65,6 +74,8 @@ def posttrain(
         label_dropout=label_dropout,
         seed=seed,
         save_every=save_every,
+        micro_batch=micro_batch,
+        mixed=mixed,
     )
     where, precision = s.setup(threads, device, dtype)
     opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)

@@ -25,7 +25,7 @@ def run(
         20,
         50,
     ],
-    sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em.")] = "euler",
+    sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em, ... (slowflow ls samplers).")] = "euler",
     samples: Annotated[int, typer.Option(help="Trajectories, and samples for the evaluation.")] = 500,
     gamma: Annotated[str, typer.Option(help="auto (measured), or a number in [0, 1].")] = "auto",
     train_steps: Annotated[

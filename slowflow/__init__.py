@@ -28,6 +28,7 @@ _EXPORTS = {
     "measure": "slowflow.api",
     "open_data": "slowflow.data.open",
     "post_train": "slowflow.api",
+    "protocol": "slowflow.protocols",
     "report": "slowflow.api",
     "sample": "slowflow.api",
     "suggest": "slowflow.api",

@@ -55,7 +55,7 @@ def load(
 
     Args:
         model: a bundled name (`slowflow ls models`) or a path; `-` for a factory without a file.
-        family: who opens a path: sit or custom.
+        family: who opens a path (slowflow ls families); files of SlowFlow's own name theirs.
         interpolant, prediction, heads: what the file cannot tell.
         factory: `package.module:function` for the custom family.
 

@@ -44,13 +44,13 @@ class Probe:
     Args:
         samples: number of trajectories, at least 2.
         steps: intervals of the sampling grid; the first is the one reported, others are measured beside it.
-        sampler: euler, heun, recombine or em.
+        sampler: registered name, such as euler or heun.
         references: which ground truth states are compared with; auto takes DEFAULT_REFERENCES, without those that need
             the starting noise where the sampler is stochastic.
         measures: measures of peers that are taken beside them (`slowflow ls measures`).
         guidance: scale of classifier-free guidance; 1 = none.
         seed: of noise and nulls.
-        shift: resolution warp of the sampling grid.
+        shift: further warp of the sampling grid, on top of the model's own.
         nulls: kinds measured beside the model.
         shard: samples a saved shard (and a batch) holds.
         backend: search engine: auto, faiss or torch; `approximate` is never chosen by itself, it biases m.

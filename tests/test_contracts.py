@@ -17,8 +17,8 @@ FLOORS = {
     "records": 1, "registry": 1, "rng": 1, "config": 1,
     "io": 2,
     "flow": 3,
-    "cards": 4, "data": 4, "families": 5,
-    "remedies": 6, "measuring": 7, "train": 7, "evaluating": 7,
+    "cards": 4, "data": 4, "codecs": 5, "families": 5,
+    "remedies": 6, "protocols": 6, "measuring": 7, "train": 7, "evaluating": 7,
     "results": 8, "figures": 9, "reporting": 10,
     "pipeline": 11, "api": 11, "__init__": 12, "slowflow_cli": 13,
 }  # fmt: skip
@@ -144,15 +144,17 @@ def test_every_export_exists_and_is_documented():
 
 
 def test_every_registered_thing_names_its_source():
+    from slowflow.codecs import CODECS
     from slowflow.data.sets import SETS
     from slowflow.families import FAMILIES
     from slowflow.figures import FIGURES
     from slowflow.flow.interpolants import INTERPOLANTS
     from slowflow.flow.samplers import SAMPLERS
     from slowflow.measuring.references import REFERENCES
+    from slowflow.protocols import PROTOCOLS
     from slowflow.remedies import REMEDIES
 
-    for registry in (SETS, FAMILIES, FIGURES, INTERPOLANTS, SAMPLERS, REFERENCES, REMEDIES):
+    for registry in (CODECS, SETS, FAMILIES, FIGURES, INTERPOLANTS, SAMPLERS, REFERENCES, REMEDIES, PROTOCOLS):
         assert registry.names()
         for entry in registry:
             assert entry.summary, entry.name

@@ -24,6 +24,7 @@ class ImageSet:
         labels: int64 [n]; zeros when the source has none.
         classes: number of classes, 0 when the source has no labels.
         pixels: True when `data` are images in [-1, 1] that can be drawn as they are.
+        features: what a vision model says of each item, [n, tokens, d], for families that train on it (REPA).
     """
 
     name: str
@@ -31,6 +32,7 @@ class ImageSet:
     labels: Int[Tensor, " labels"]
     classes: int
     pixels: bool = True
+    features: Float[Tensor, "n tokens d"] | None = None
 
     def __post_init__(self) -> None:
         if len(self.data) == 0:
@@ -40,6 +42,8 @@ class ImageSet:
         finite = torch.isfinite(self.data).flatten(1).all(dim=1)
         if not bool(finite.all()):
             raise DataError(f"item {int((~finite).nonzero()[0])} of '{self.name}' holds NaN or infinity")
+        if self.features is not None and not bool(torch.isfinite(self.features).all()):
+            raise DataError(f"the features of '{self.name}' hold NaN or infinity")
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= max(self.classes, 1):
             raise DataError(
@@ -65,12 +69,17 @@ class ImageSet:
         digest = hashlib.sha256(repr(tuple(self.data.shape)).encode())
         digest.update(self.data.contiguous().numpy().tobytes())
         digest.update(self.labels.contiguous().numpy().tobytes())
+        if self.features is not None:
+            digest.update(self.features.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def take(self, index: np.ndarray, suffix: str) -> ImageSet:
         """The items at `index`, in that order."""
         rows = torch.as_tensor(np.asarray(index), dtype=torch.int64)
-        return ImageSet(f"{self.name}/{suffix}", self.data[rows], self.labels[rows], self.classes, self.pixels)
+        features = None if self.features is None else self.features[rows]
+        return ImageSet(
+            f"{self.name}/{suffix}", self.data[rows], self.labels[rows], self.classes, self.pixels, features
+        )
 
     def split(self, heldout: float = 0.2, seed: int = 0) -> tuple[ImageSet, ImageSet]:
         """(train, held out), stratified by class: the same share of every class is held out.

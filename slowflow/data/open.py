@@ -1,4 +1,4 @@
-"""Open whatever `--data` names: a bundled set, a folder of images, an .npz or .safetensors file."""
+"""Open whatever `--data` names: a bundled set, a folder of images or latents, an .npz or .safetensors file."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from slowflow.data.folder import image_files
 from slowflow.data.images import ImageSet
+from slowflow.data.latents import is_encoded, moments_folder, open_encoded, open_moments
 from slowflow.data.sets import SETS
 from slowflow.errors import DataError, MissingExtraError
 from slowflow.io import checkpoint
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 def open_data(spec: str | Path | ImageSet, *, classes: int | None = None) -> ImageSet:
     """The data set called or stored at `spec`.
 
     Args:
-        spec: a registered name, a folder (class = subfolder), an .npz or .safetensors file; an ImageSet is passed on.
+        spec: a registered name; a folder of images (class = subfolder), one that `slowflow encode` wrote, or REPA's of
+            means and deviations; an .npz or .safetensors file; an ImageSet is passed on.
         classes: number of classes of the model; labels at or above it are refused.
 
     Raises:
@@ -46,7 +47,10 @@ def _open_path(path: Path) -> ImageSet:
     if not path.exists():
         raise DataError(f"no data set '{path}': neither a known name ({', '.join(SETS.names())}) nor a path")
     if path.is_dir():
-        return _from_folder(path)
+        moments = moments_folder(path)
+        if moments is not None:
+            return open_moments(moments)
+        return open_encoded(path) if is_encoded(path) else _from_folder(path)
     if path.suffix == ".npz":
         return _from_arrays(path.stem, _read_npz(path), path)
     if path.suffix == ".safetensors":
@@ -69,7 +73,7 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 
 
 def _from_arrays(name: str, arrays: dict[str, np.ndarray], path: Path) -> ImageSet:
-    """`data` (float32 [N, *shape] or uint8 NHWC) or `arr_0` (uint8 NHWC), and `labels` when there are any."""
+    """`data` (float32 [N, *shape] or uint8 NHWC) or `arr_0` (uint8 NHWC), `labels` and `features` when there are any."""
     key = "data" if "data" in arrays else "arr_0"
     if key not in arrays:
         raise DataError(f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}; expected an array 'data' (or 'arr_0')")
@@ -90,7 +94,17 @@ def _from_arrays(name: str, arrays: dict[str, np.ndarray], path: Path) -> ImageS
         torch.zeros(len(values), dtype=torch.int64) if labels is None else torch.from_numpy(labels.astype(np.int64))
     )
     found = 0 if labels is None or len(rows) == 0 else int(rows.max()) + 1
-    return ImageSet(name, torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)), rows, found, pixels)
+    states = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    return ImageSet(name, states, rows, found, pixels, _features(arrays.get("features"), len(values), path))
+
+
+def _features(values: np.ndarray | None, n: int, path: Path) -> Tensor | None:
+    """`features` [N, tokens, d] of a vision model, where a file brings them."""
+    if values is None:
+        return None
+    if values.ndim != 3 or len(values) != n or not np.issubdtype(values.dtype, np.floating):
+        raise DataError(f"'features' in {path} is {values.dtype} {values.shape}, expected floats ({n}, tokens, width)")
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
 def _pixels(image: Any) -> np.ndarray:
@@ -106,25 +120,19 @@ def _from_folder(folder: Path) -> ImageSet:
         from PIL import Image
     except ImportError as error:
         raise MissingExtraError("pillow", "demo", "reading a folder of images") from error
-    groups = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    labelled = bool(groups)
-    if labelled and any(p.suffix.lower() in SUFFIXES for p in folder.iterdir()):
-        raise DataError(f"{folder} holds images beside its subfolders; put every image into a class, or none")
+    files, names = image_files(folder)
     arrays, labels, size = [], [], None
-    for label, group in enumerate(groups or [folder]):
-        for file in sorted(p for p in group.iterdir() if p.suffix.lower() in SUFFIXES):
-            try:
-                with Image.open(file) as image:
-                    array = _pixels(image)
-            except OSError as error:
-                raise DataError(f"{file} is not a readable image: {error}") from error
-            array = array[..., None] if array.ndim == 2 else array
-            if size is not None and array.shape != size:
-                raise DataError(f"{file} is {array.shape}, the images before it are {size}; all must be equal")
-            size = array.shape
-            arrays.append(array)
-            labels.append(label)
-    if not arrays:
-        raise DataError(f"{folder} holds no images ({', '.join(SUFFIXES)}), neither itself nor in subfolders")
+    for file, label in files:
+        try:
+            with Image.open(file) as image:
+                array = _pixels(image)
+        except OSError as error:
+            raise DataError(f"{file} is not a readable image: {error}") from error
+        array = array[..., None] if array.ndim == 2 else array
+        if size is not None and array.shape != size:
+            raise DataError(f"{file} is {array.shape}, the images before it are {size}; all must be equal")
+        size = array.shape
+        arrays.append(array)
+        labels.append(label)
     values = np.stack(arrays).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0
-    return ImageSet(folder.name, torch.from_numpy(values), torch.tensor(labels), classes=len(groups) if labelled else 0)
+    return ImageSet(folder.name, torch.from_numpy(values), torch.tensor(labels), classes=len(names))

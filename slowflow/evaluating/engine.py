@@ -20,10 +20,11 @@ from slowflow.data.open import open_data
 from slowflow.errors import InputError
 from slowflow.evaluating.evaluation import Evaluation, feature_file
 from slowflow.evaluating.features import Features
+from slowflow.flow.count import network_calls
 from slowflow.flow.generate import dequantise, final_states, labels_of, quantise
 from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
-from slowflow.flow.samplers import SAMPLERS, sampler
+from slowflow.flow.samplers import SAMPLERS
 from slowflow.io import checkpoint
 from slowflow.io.run import RunFolder, file_sha256, read_json
 
@@ -120,7 +121,8 @@ def evaluate(
     facts = {
         **_facts(features, held, len(real), data.pixels, model.classes > 0 and data.classes > 0),
         "nfe": {
-            str(s): sampler(sampling.sampler).network_calls(guided(model, sampling.guidance), s) for s in sampling.steps
+            str(s): network_calls(model, sampling.sampler, s, guidance=sampling.guidance, shift=sampling.shift)
+            for s in sampling.steps
         },
         "memorisation": memorisation,
     }

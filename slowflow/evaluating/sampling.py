@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from slowflow.codecs.decoding import Decoder
 from slowflow.config import canonical
 from slowflow.errors import InputError
+from slowflow.flow.count import network_calls
 from slowflow.flow.generate import final_states, labels_of, quantise
-from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
-from slowflow.flow.samplers import sampler
 from slowflow.io import atomic, checkpoint
 from slowflow.io.run import RunFolder, read_json
 
@@ -64,6 +64,7 @@ def sample(
     file: str | Path,
     *,
     pixels: bool = True,
+    decoder: Decoder | None = None,
     model_id: dict[str, Any] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
@@ -74,6 +75,7 @@ def sample(
         config: how.
         file: ends in .npz; refused when it exists and was made by another command.
         pixels: states are images: written as uint8 `arr_0`; otherwise as float32 `data`.
+        decoder: turns states into the images that are written, whatever `pixels` says.
         model_id: what identifies the checkpoint.
         progress: called with (samples done, samples in all, note).
 
@@ -85,9 +87,9 @@ def sample(
         raise InputError(f"samples are written as .npz, got '{file.name}'")
     protocol = {
         **asdict(config),
-        "nfe": sampler(config.sampler).network_calls(guided(model, config.guidance), config.steps),
+        "nfe": network_calls(model, config.sampler, config.steps, guidance=config.guidance, shift=config.shift),
         "model": model_id or {"name": model.name},
-        "quantiser": "uint8, round half up" if pixels else "none",
+        "quantiser": decoder.facts if decoder else "uint8, round half up" if pixels else "none",
         "labels": "balanced: sample i has class i mod classes",
     }
     stamp = file.with_name(file.name + ".json")
@@ -111,12 +113,15 @@ def sample(
                 shift=config.shift,
                 batch_size=config.shard,
             )
-            checkpoint.save(path, {"states": states}, {})
-        parts.append(checkpoint.load(path).tensors["states"])
+            made = {"states": states} if decoder is None else {"images": torch.from_numpy(decoder(states))}
+            checkpoint.save(path, made, {})
+        parts.append(next(iter(checkpoint.load(path).tensors.values())))
         if progress is not None:
             progress(int(ids[-1]) + 1, config.n, f"sampling, {config.steps} steps")
-    states = torch.cat(parts)
-    values = {"arr_0": quantise(states)} if pixels else {"data": states.numpy()}
+    whole = torch.cat(parts)
+    if decoder is None:
+        whole = torch.from_numpy(quantise(whole)) if pixels else whole
+    values = {"arr_0" if whole.dtype == torch.uint8 else "data": whole.numpy()}
     labels = {"labels": labels_of(np.arange(config.n), model.classes)} if model.classes else {}
     atomic.write_json(stamp, protocol)
     atomic.write_bytes(file, npz_bytes({**values, **labels}))

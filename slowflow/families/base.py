@@ -59,5 +59,17 @@ class Family(Protocol):
         """True when a file with these tensor names could belong to this family."""
         ...
 
+    def remembers(self, net: Any) -> dict[str, Any]:
+        """What SlowFlow's own files must record about this network, because its tensors do not tell."""
+        ...
+
+    def official(self, model: FlowModel) -> dict[str, Any]:
+        """The content of a file in the layout of the family's authors, for `torch.save`; tensors as they are.
+
+        Raises:
+            InputError: the family has no such layout.
+        """
+        ...
+
 
 FAMILIES: Registry[Family] = Registry("family", "slowflow.families")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 from slowflow.errors import CheckpointError, InputError
 from slowflow.families.base import FAMILIES, Opened, OpenOptions
@@ -46,6 +47,14 @@ class CustomFamily:
         sha = file_sha256(path) if path is not None and path.is_file() else None
         settings = {"factory": options.factory, "interpolant": model.interpolant.name, "prediction": model.prediction}
         return Opened(model, None if path is None else str(path), sha, "factory", settings)
+
+    def remembers(self, net: Any) -> dict[str, Any]:
+        """Nothing: the factory knows."""
+        return {}
+
+    def official(self, model: FlowModel) -> dict[str, Any]:
+        """Refused: a factory's model has no published layout."""
+        raise InputError(f"'{model.name}' comes from a factory, which has no official layout to be exported to")
 
 
 FAMILIES.register("custom", summary="your own factory function, package.module:function", source="your code")(

@@ -16,16 +16,21 @@ from slowflow.cards import card, cards
 from slowflow.data.images import ImageSet
 from slowflow.errors import CheckpointError, NonFiniteError, SlowFlowError
 from slowflow.families.base import FAMILIES, Opened, OpenOptions
+from slowflow.families.peer import folder_names
+from slowflow.flow.habits import Guiding
 from slowflow.flow.model import FlowModel, conditions
 from slowflow.io import checkpoint
 
+DEFAULT = "sit"
+"""The family of a path when none is named; files of SlowFlow's own name theirs."""
 
-def open_model(spec: str | Path, family: str = "sit", options: OpenOptions | None = None) -> Opened:
+
+def open_model(spec: str | Path, family: str = DEFAULT, options: OpenOptions | None = None) -> Opened:
     """The model that `spec` names.
 
     Args:
         spec: a bundled name, a path, or `-` for a factory without a file.
-        family: who opens a path; bundled models know their own.
+        family: who opens a path; bundled models and SlowFlow's own files know theirs.
         options: what the file cannot tell.
 
     Raises:
@@ -35,10 +40,10 @@ def open_model(spec: str | Path, family: str = "sit", options: OpenOptions | Non
     if str(spec) in {c.name for c in cards("model")}:
         bundled = card(str(spec), "model")
         return FAMILIES.get(bundled.content["family"]).open(bundled.weights(), options)
-    opener = FAMILIES.get(family)
     path = None if str(spec) == "-" else Path(spec)
     if path is not None and (path / "model.safetensors").is_file():
         path = path / "model.safetensors"  # the folder of a training run
+    opener = FAMILIES.get(_own_family(path) or family if family == DEFAULT else family)
     try:
         return opener.open(path, options)
     except CheckpointError as error:
@@ -46,23 +51,34 @@ def open_model(spec: str | Path, family: str = "sit", options: OpenOptions | Non
             known = ", ".join(c.name for c in cards("model"))
             raise CheckpointError(f"no model '{spec}': neither a bundled name ({known}) nor a path") from error
         others = _families_that_fit(path, family)
-        hint = f"; it would fit --family {others[0]}" if others else ""
+        hint = f"; it would fit --family {' or '.join(others)}" if others else ""
         raise CheckpointError(f"{error}{hint}") from error
+
+
+def _own_family(path: Path | None) -> str | None:
+    """The family that a file of SlowFlow's own names, None for every other file."""
+    told = {} if path is None or not path.is_file() else checkpoint.metadata(path).get("model", {})
+    family = told.get("family") if isinstance(told, dict) else None
+    return family if family in FAMILIES.names() else None
 
 
 def _families_that_fit(path: Path, tried: str) -> list[str]:
     try:
-        names = set(checkpoint.load(path).tensors)
+        names = folder_names(path) if path.is_dir() or path.suffix == ".toml" else set(checkpoint.load(path).tensors)
     except SlowFlowError:
         return []
     return [entry.name for entry in FAMILIES if entry.name != tried and entry.value.fits(names)]
 
 
-def identity(model: FlowModel, **more: Any) -> dict[str, Any]:
+def identity(model: FlowModel, protocol: str | None = None) -> dict[str, Any]:
     """What identifies a model in a configuration: conventions, weights and dtype, no path (folders may move).
 
     A network whose weights cannot be seen (a plain function) is identified by what it answers on fixed states; answers
     are rounded, because they may differ in the last digits between machines.
+
+    Args:
+        model: the model as it is used.
+        protocol: the named sampling protocol it is used under, if any.
     """
     digest, seen = hashlib.sha256(), 0
     for name, tensor in sorted(model.net.state_dict().items()):
@@ -82,7 +98,28 @@ def identity(model: FlowModel, **more: Any) -> dict[str, Any]:
         "t_max": model.t_max,
         "dtype": str(model.dtype).removeprefix("torch."),
     }
-    return {"name": model.name, "weights_sha256": digest.hexdigest(), "conventions": conventions, **more}
+    conventions |= _habits(model)
+    under = {} if protocol is None else {"protocol": protocol}
+    return {"name": model.name, "weights_sha256": digest.hexdigest(), "conventions": conventions, **under}
+
+
+def _habits(model: FlowModel) -> dict[str, Any]:
+    """Shift, sampling times and guidance, where they are not the plain ones."""
+    found: dict[str, Any] = {} if model.shift == 1.0 else {"shift": model.shift}
+    if model.t_min:
+        found["t_min"] = model.t_min
+    if model.times is not None:
+        found["times"] = model.grid(4).tolist()
+    how = model.guiding
+    if how != Guiding():
+        guide = identity(how.guide)["weights_sha256"] if isinstance(how.guide, FlowModel) else None
+        found["guiding"] = {
+            "interval": list(how.interval),
+            "channels": how.channels,
+            "decide": how.decide,
+            "guide_sha256": guide,
+        }
+    return found
 
 
 @torch.no_grad()

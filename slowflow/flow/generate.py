@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slowflow import rng
-from slowflow.flow.grids import uniform_grid
 from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
 from slowflow.flow.samplers import Noise, sampler, walk
@@ -66,13 +65,13 @@ def final_states(
         method: sampler.
         guidance: scale; 1 = none.
         seed: of the noise.
-        shift: warp of the grid.
+        shift: further warp of the grid, on top of the model's own.
         batch_size: samples a network call.
         progress: called with the number of samples done so far.
     """
     model.net.eval()
-    grid = uniform_grid(steps, end=model.t_max, shift=shift)
     field, stepper, device = guided(model, guidance), sampler(method), model.device
+    grid = stepper.grid(model, steps, shift)
     parts = []
     for i in range(0, len(ids), batch_size):
         some = ids[i : i + batch_size]

@@ -45,3 +45,10 @@ def uniform_grid(steps: int, *, start: float = 0.0, end: float = 1.0, shift: flo
     grid = warp(torch.linspace(float(bounds[0]), float(bounds[1]), steps + 1, dtype=torch.float64), shift)
     grid[0], grid[-1] = start, end
     return grid
+
+
+def refine(grid: Float[Tensor, " times"], every: int) -> Float[Tensor, " fine"]:
+    """The grid with every interval cut into `every` equal parts; every `every`-th time is one of the old ones."""
+    parts = torch.arange(every, dtype=torch.float64) / every
+    inner = grid[:-1, None] + parts * (grid[1:] - grid[:-1])[:, None]
+    return torch.cat([inner.flatten(), grid[-1:]])

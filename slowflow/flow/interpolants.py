@@ -5,7 +5,7 @@
 
 Three continuous ones: linear (rectified flow, SiT's default), gvp (trigonometric, alpha^2 + sigma^2 = 1) and
 vp (the continuous variance-preserving schedule of SiT, beta from 0.1 to 20). VP at t = 0 keeps 0.7 % of the data
-(alpha(0) = 0.0066) and its sigma' is infinite at t = 1.
+(alpha(0) = 0.0066) and its sigma' is infinite at t = 1. DDPM's table of noise levels is in table.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from slowflow.registry import Registry
 
-INTERPOLANTS: Registry[type[Interpolant]] = Registry("interpolant")
+INTERPOLANTS: Registry[type[Interpolant]] = Registry("interpolant", "slowflow.flow")
 
 
 def expand(t: Shaped[Tensor, "..."], like: Tensor) -> Tensor:
@@ -57,6 +57,10 @@ class Interpolant(ABC):
     def log_snr(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """log(alpha^2 / sigma^2): -inf at pure noise, +inf at data; strictly increasing."""
         return 2.0 * (torch.log(self.alpha(t)) - torch.log(self.sigma(t)))
+
+    def twin(self, t: Float[Tensor, "..."]) -> tuple[Interpolant, Float[Tensor, "..."]]:
+        """A path with derivatives and the time on it at which alpha and sigma are those of t here: itself, unless it is a table."""
+        return self, t
 
     def state(self, noise: Tensor, data: Tensor, t: Float[Tensor, "..."]) -> Tensor:
         """alpha(t) data + sigma(t) noise; t is a scalar or one value a sample."""
@@ -155,5 +159,5 @@ class VP(Interpolant):
 
 
 def interpolant(name: str | Interpolant) -> Interpolant:
-    """The interpolant called `name` (linear, gvp or vp); an interpolant is returned as it is."""
+    """The interpolant called `name` (linear, gvp, vp or table); an interpolant is returned as it is."""
     return name if isinstance(name, Interpolant) else INTERPOLANTS.get(name)()

@@ -15,59 +15,25 @@ is held at FLOOR; samplers never evaluate there except at the very first step of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from slowflow.errors import InputError
+from slowflow.flow.grids import uniform_grid
+from slowflow.flow.habits import Guiding, Training
 from slowflow.flow.interpolants import Interpolant, expand, interpolant
+from slowflow.flow.predictor import Predictor as Predictor
 
 Prediction = Literal["velocity", "noise", "data", "score", "v"]
 PREDICTIONS: tuple[str, ...] = ("velocity", "noise", "data", "score", "v")
 FLOOR = 1e-3
 """Smallest coefficient a prediction is divided by; SiT starts noise and score sampling at t = 1e-3."""
-
-
-@runtime_checkable
-class Predictor(Protocol):
-    """What samplers and measures need of a model: networks, guided models and exact fields all provide it."""
-
-    @property
-    def interpolant(self) -> Interpolant:
-        """The path."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one state."""
-        ...
-
-    @property
-    def classes(self) -> int:
-        """Number of classes, 0 when unconditional."""
-        ...
-
-    @property
-    def calls(self) -> int:
-        """Network evaluations one `predict` costs."""
-        ...
-
-    @property
-    def t_max(self) -> float:
-        """Where sampling ends."""
-        ...
-
-    def predict(self, state: Tensor, t: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
-        """(data_hat, noise_hat), each like `state`."""
-        ...
-
-    def velocity(self, state: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """The velocity field, like `state`."""
-        ...
 
 
 def combine(path: Interpolant, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -114,7 +80,14 @@ class FlowModel:
         sign: -1 for a velocity that points towards noise (REPA, RAE, SD3).
         label: canonical t -> the number the network is told.
         t_max: where sampling ends, 1 except where the authors stop early (RAE: 0.9931).
+        t_min: where sampling starts, 0 except where the authors start late (noise and score networks of SiT: 0.001).
         name: for records and messages.
+        calls: network evaluations of one prediction.
+        shift: resolution shift s of the warp, for training times and sampling grids alike (RAE: 6.93, SD3: 3).
+        times: steps -> the times the authors sample at, noise to data; None = equally spaced before the warp.
+        guiding: how guidance is applied.
+        training: law of the times and weighting of the loss.
+        family: who opened it, and can describe and export it.
     """
 
     net: nn.Module
@@ -126,8 +99,14 @@ class FlowModel:
     sign: float = 1.0
     label: Callable[[Tensor], Tensor] = _identity
     t_max: float = 1.0
+    t_min: float = 0.0
     name: str = "model"
     calls: int = 1
+    shift: float = 1.0
+    times: Callable[[int], Tensor] | None = None
+    guiding: Guiding = field(default_factory=Guiding)
+    training: Training = field(default_factory=Training)
+    family: str = "custom"
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
@@ -136,8 +115,30 @@ class FlowModel:
             raise InputError(
                 "the prediction 'v' is defined where alpha^2 + sigma^2 = 1 (gvp, vp), not on the linear path"
             )
+        if self.prediction == "velocity":
+            self.interpolant.alpha_dot(torch.tensor(0.5))  # a table refuses: nothing can predict its derivative
         if not 0.0 < self.t_max <= 1.0:
             raise InputError(f"t_max is {self.t_max}, expected a time in (0, 1]")
+        if not 0.0 <= self.t_min < self.t_max:
+            raise InputError(f"t_min is {self.t_min}, expected a time from 0 to below t_max = {self.t_max}")
+        if not 0.0 < self.shift < math.inf:
+            raise InputError(f"shift is {self.shift}, expected a finite number above 0")
+
+    def grid(self, steps: int, shift: float = 1.0) -> Float[Tensor, " times"]:
+        """steps + 1 sampling times, float64, from t_min (noise) to t_max.
+
+        Args:
+            steps: intervals.
+            shift: a further warp on top of the model's own; warps multiply.
+
+        Raises:
+            InputError: steps below 1, or a further warp of times that the authors fixed.
+        """
+        if self.times is None:
+            return uniform_grid(steps, start=self.t_min, end=self.t_max, shift=self.shift * shift)
+        if shift != 1.0:
+            raise InputError(f"'{self.name}' brings its own sampling times, which cannot be shifted by {shift}")
+        return self.times(steps)
 
     @property
     def device(self) -> torch.device:
@@ -155,15 +156,23 @@ class FlowModel:
         self, state: Float[Tensor, "sample *data"], t: Float[Tensor, "..."], cond: Int[Tensor, " sample"]
     ) -> Float[Tensor, "sample *data"]:
         """The network's own prediction in canonical sign, in the network's dtype; gradients flow."""
-        label = self.label(t.to(torch.float64)).to(self.dtype)
+        return self.answer(state, t, cond)[0]
+
+    def answer(
+        self, state: Float[Tensor, "sample *data"], t: Float[Tensor, "..."], cond: Int[Tensor, " sample"]
+    ) -> tuple[Float[Tensor, "sample *data"], Any]:
+        """(the prediction as `raw` gives it, all that the network returned)."""
+        # a label of 981 or 0.981 does not survive bfloat16; networks compute their time features in float32 at least
+        label = self.label(t.to(torch.float64)).to(torch.promote_types(self.dtype, torch.float32))
         if label.ndim == 0:
             label = label.expand(state.shape[0])
-        out = first_output(self.net(state.to(self.dtype), label, cond), self.shape[0])
+        whole = self.net(state.to(self.dtype), label, cond)
+        out = first_output(whole, self.shape[0])
         if out.shape != state.shape:
             raise InputError(
                 f"'{self.name}' returned shape {tuple(out.shape)} for states of shape {tuple(state.shape)}"
             )
-        return out if self.sign == 1.0 else self.sign * out
+        return out if self.sign == 1.0 else self.sign * out, whole
 
     def target(self, noise: Tensor, data: Tensor, t: Float[Tensor, "..."]) -> Tensor:
         """What `raw` should return on the interpolation of (noise, data) at t."""

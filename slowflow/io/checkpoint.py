@@ -7,6 +7,7 @@ written as safetensors with one JSON string as metadata (one key, because the or
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import zipfile
 from collections.abc import Mapping
@@ -88,6 +89,23 @@ def load(path: str | Path) -> Checkpoint:
     return Checkpoint(tensors, part, metadata)
 
 
+def metadata(path: str | Path) -> dict[str, Any]:
+    """What a safetensors file of SlowFlow's own says about itself, without its tensors; empty for every other file."""
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            found = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    except (safetensors.SafetensorError, json.JSONDecodeError, OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def save_torch(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a file of PyTorch's own format, for other people's loaders; atomically."""
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    atomic.write_bytes(path, buffer.getvalue())
+
+
 def _load_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
@@ -134,3 +152,33 @@ def _strip(name: str) -> str:
         while name.startswith(prefix):
             name = name[len(prefix) :]
     return name
+
+
+def load_strictly(net: torch.nn.Module, tensors: dict[str, Tensor], path: Path | str, *, assign: bool = False) -> None:
+    """Copy tensors into the network; every name and shape must match.
+
+    Args:
+        net: the network.
+        tensors: by name.
+        path: for messages.
+        assign: the tensors become the network's own, for one that was built without memory for its weights.
+
+    Raises:
+        CheckpointError: counts and the first five of what is missing, unexpected or of another shape.
+    """
+    own = net.state_dict()
+    missing = sorted(own.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - own.keys())
+    wrong = [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & tensors.keys())
+        if own[name].shape != tensors[name].shape
+    ]
+    parts = [
+        f"{len(names)} {kind} ({', '.join(names[:5])})"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
+        if names
+    ]
+    if parts:
+        raise CheckpointError(f"{path} does not fit a {type(net).__name__}: " + "; ".join(parts))
+    net.load_state_dict(tensors, assign=assign)

@@ -108,7 +108,8 @@ def _energy(path: Interpolant, m: np.ndarray, p: dict[str, np.ndarray]) -> np.nd
 
 
 def _slope(path: Interpolant, m: np.ndarray, p: dict[str, np.ndarray]) -> np.ndarray:
-    times = torch.from_numpy(m)
+    # the sign of the slope is the same on any clock, and a table has derivatives only on its twin's
+    path, times = path.twin(torch.from_numpy(m))
     a, s = path.alpha(times).numpy(), path.sigma(times).numpy()
     da, ds = path.alpha_dot(times).numpy(), path.sigma_dot(times).numpy()
     return da * (a * p["yy"] + s * p["yn"] - p["xy"]) + ds * (s * p["nn"] + a * p["yn"] - p["xn"])

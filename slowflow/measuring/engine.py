@@ -73,9 +73,9 @@ def measure(
     """
     bank_set, held = _split(model, data, heldout)
     probe = resolved(probe, model)
-    search.backend(
-        probe.backend, model.interpolant
-    )  # a name that cannot be served is refused before anything is written
+    search.backend(probe.backend, model.interpolant)  # what cannot be served is refused before there is a folder
+    # counting is a dry run, which refuses a sampler that cannot walk this path
+    calls = {str(steps): nfe(model, probe, steps) for steps in probe.grids}
     config = {
         "model": model_id or {"name": model.name},
         "data": {"name": data.name, "sha256": data.fingerprint, "heldout": heldout},
@@ -104,7 +104,7 @@ def measure(
     if "level" in probe.names:
         warnings += screening.level_warning(bank, model.interpolant, uniform_grid(probe.grids[0]).numpy()[1:])
     facts = {
-        "nfe": {str(steps): nfe(model, probe, steps) for steps in probe.grids},
+        "nfe": calls,
         "backend": engine,
         "device": model.device.type,
         "dtype": str(model.dtype).removeprefix("torch."),

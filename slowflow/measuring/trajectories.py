@@ -12,13 +12,16 @@ from torch import Tensor
 from slowflow import rng
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError
+from slowflow.flow.count import network_calls
 from slowflow.flow.exact import ExactMixture
 from slowflow.flow.generate import fresh_noise, labels_of, noise_of, state_dtype
-from slowflow.flow.grids import uniform_grid
+from slowflow.flow.grids import refine, uniform_grid
 from slowflow.flow.guidance import guided
+from slowflow.flow.interpolants import Interpolant
 from slowflow.flow.model import FlowModel, Predictor, conditions
 from slowflow.flow.samplers import Sampler, sampler, walk
 from slowflow.flow.samplers.heun import Heun
+from slowflow.flow.samplers.recombine import Recombine
 from slowflow.measuring.references import Start, Trajectories
 from slowflow.records import Probe
 
@@ -32,6 +35,23 @@ INVERT_FROM = 0.99
 FROM_IMAGES = ("genuine", "seen")
 """Kinds that are interpolations of real images; each image is used once."""
 PERFECT = ("exact", "coarse")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a kind is solved.
+
+    Args:
+        field, method: what is walked, and how. grid: the solver's times. every: its intervals in one of `times`.
+        times: the same times on the model's path, one each `every` of the grid. device: where the field lives.
+    """
+
+    field: Predictor
+    method: Sampler
+    grid: Float[Tensor, " fine"]
+    every: int
+    times: Float[Tensor, " times"]
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -66,39 +86,43 @@ class Source:
 
     def make(self, kind: str, ids: np.ndarray, steps: int, start: Start = "noise") -> Trajectories:
         """Trajectories of the given samples on the grid with this many intervals."""
-        grid = uniform_grid(steps, end=self.model.t_max, shift=self.probe.shift)
         if kind in FROM_IMAGES:
-            return self._interpolated(kind, ids, grid)
-        field, method, every = self.walker(kind, steps)
-        if every > 1:
-            grid = uniform_grid(steps * every, end=self.model.t_max, shift=self.probe.shift)
-        device = CPU if kind in PERFECT else self.model.device
+            return self._interpolated(kind, ids, self.times(steps))
+        way = self.way(kind, steps)
         if start == "late":
-            return self._late(kind, field, method, ids, grid, every, device)
+            return self._late(kind, way, ids)
         if start == "inverted":
-            noise, data = self.inverted_noise(field, ids, device), self.images_of("genuine", ids)
-            return self._sampled(kind, field, method, ids, grid, every, device, noise=noise, datum=data)
-        return self._sampled(kind, field, method, ids, grid, every, device)
+            noise = self.inverted_noise(way.field, ids, way.device)
+            return self._sampled(kind, way, ids, noise, self.images_of("genuine", ids))
+        return self._sampled(kind, way, ids, noise_of(self.probe.seed, ids, self.model.shape))
 
-    def walker(self, kind: str, steps: int) -> tuple[Predictor, Sampler, int]:
-        """(field, sampler, intervals of the solver in one interval of the grid) of a sampled kind."""
+    def times(self, steps: int) -> Float[Tensor, " times"]:
+        """The grid of the user's sampler on the model's own times."""
+        return sampler(self.probe.sampler).grid(self.model, steps, self.probe.shift)
+
+    def way(self, kind: str, steps: int) -> Way:
+        """How a sampled kind is solved."""
+        times, user, model = self.times(steps), sampler(self.probe.sampler), self.model
+        every, path = -(-FINE // steps), model.interpolant
         # the field of single images is infinite at t = 1, so a last step is never corrected there
-        heun, user = Heun(last_euler=True), sampler(self.probe.sampler)
-        fine = -(-FINE // steps)
+        heun, twin = Heun(last_euler=True), path.twin(refine(times, every))
         if kind == "model":
-            return guided(self.model, self.probe.guidance), user, 1
+            return Way(guided(model, self.probe.guidance), user, times, 1, times, model.device)
         if kind == "unguided":
-            return self.model, user, 1
+            return Way(model, user, times, 1, times, model.device)
         if kind == "fine":
-            return guided(self.model, self.probe.guidance), heun, fine
+            method = heun if twin[0] is path else user
+            return Way(guided(model, self.probe.guidance), method, refine(times, every), every, times, model.device)
         if kind == "coarse":
-            return self.perfect(), heun if self.probe.sampler == "heun" else user, 1
-        return self.perfect(), heun, fine
+            return Way(self.perfect(path), heun if self.probe.sampler == "heun" else user, times, 1, times, CPU)
+        # a table of noise levels has no derivative: its perfect flow is solved on the path that has the same states
+        return Way(self.perfect(twin[0], float(twin[1][-1])), heun, twin[1], every, times, CPU)
 
-    def perfect(self) -> ExactMixture:
+    def perfect(self, path: Interpolant | None = None, t_max: float | None = None) -> ExactMixture:
         """The exact flow of the held-out images: its states have the law of genuine states, at every time."""
         labels, data = conditions(self.model, self.heldout.labels), self.heldout.data.to(torch.float64)
-        return ExactMixture(data, labels, 0.0, self.model.interpolant, t_max=self.model.t_max)
+        last = self.model.t_max if t_max is None else t_max
+        return ExactMixture(data, labels, 0.0, path or self.model.interpolant, t_max=last)
 
     def images_of(self, kind: str, ids: np.ndarray) -> Float[Tensor, "sample *data"]:
         """The real image that belongs to each sample id: of its class, a random one, each used once."""
@@ -121,52 +145,39 @@ class Source:
 
     @torch.no_grad()
     def inverted_noise(self, field: Predictor, ids: np.ndarray, device: torch.device) -> Float[Tensor, "sample *data"]:
-        """The noise from which the field's own ODE reaches a real image: Heun backwards from a genuine state at 0.99."""
-        last = min(INVERT_FROM, field.t_max)
-        grid = uniform_grid(max(FINE, *self.probe.grids), end=last, shift=self.probe.shift).flip(0)
-        begin = self.model.interpolant.state(self.noise_in("genuine", ids), self.images_of("genuine", ids), grid[0])
+        """The noise from which the field's own ODE reaches a real image: backwards from a genuine state at 0.99, finely.
+
+        By Heun; by recombination (DDIM inversion) where the path is a table without derivatives.
+        """
+        first, last = float(self.times(1)[0]), min(INVERT_FROM, self.model.t_max)
+        times = uniform_grid(max(FINE, *self.probe.grids), start=first, end=last, shift=self.probe.shift).flip(0)
+        begin = self.model.interpolant.state(self.noise_in("genuine", ids), self.images_of("genuine", ids), times[0])
+        path, own = field.interpolant, self.model.interpolant
+        grid = times if path.name == own.name else own.twin(times)[1]  # a perfect field may live on the twin
+        method = Heun() if path.twin(times)[0] is path else Recombine()
         state = begin.to(device, state_dtype(device))
         cond = torch.from_numpy(labels_of(ids, self.model.classes)).to(device)
-        for _, reached in walk(field, Heun(), state, cond, grid):
+        for _, reached in walk(field, method, state, cond, grid):
             state = reached
         return state.cpu().to(torch.float64)
 
-    def _late(
-        self,
-        kind: str,
-        field: Predictor,
-        method: Sampler,
-        ids: np.ndarray,
-        grid: Tensor,
-        every: int,
-        device: torch.device,
-    ) -> Trajectories:
-        coarse = grid[::every].contiguous()
-        first = int(torch.searchsorted(coarse, LATE - 1e-9)) * every
+    def _late(self, kind: str, way: Way, ids: np.ndarray) -> Trajectories:
+        first = int(torch.searchsorted(way.times.contiguous(), LATE - 1e-9))
         noise, data = noise_of(self.probe.seed, ids, self.model.shape), self.images_of("genuine", ids)
-        begin = self.model.interpolant.state(noise, data, grid[first])
-        made = self._sampled(kind, field, method, ids, grid[first:], every, device, noise=begin, datum=data)
-        return replace(made, noise=noise.flatten(1).numpy())
+        begin = self.model.interpolant.state(noise, data, way.times[first])
+        rest = replace(way, grid=way.grid[first * way.every :], times=way.times[first:])
+        return replace(self._sampled(kind, rest, ids, begin, data), noise=noise.flatten(1).numpy())
 
     @torch.no_grad()
     def _sampled(
-        self,
-        kind: str,
-        field: Predictor,
-        method: Sampler,
-        ids: np.ndarray,
-        grid: Tensor,
-        every: int,
-        device: torch.device,
-        noise: Tensor | None = None,
-        datum: Tensor | None = None,
+        self, kind: str, way: Way, ids: np.ndarray, noise: Tensor, datum: Tensor | None = None
     ) -> Trajectories:
-        noise = noise_of(self.probe.seed, ids, self.model.shape) if noise is None else noise
-        cond = torch.from_numpy(labels_of(ids, self.model.classes)).to(device)
-        begin, fresh = noise.to(device, state_dtype(device)), fresh_noise(self.probe.seed, ids, self.model.shape)
-        states = [x for k, x in walk(field, method, begin, cond, grid, fresh) if k and k % every == 0]
-        stacked = torch.stack(states, dim=1).cpu().to(torch.float64)
-        return self._record(kind, ids, stacked, noise, stacked[:, -1], grid[::every], datum)
+        cond = torch.from_numpy(labels_of(ids, self.model.classes)).to(way.device)
+        begin = noise.to(way.device, state_dtype(way.device))
+        fresh = fresh_noise(self.probe.seed, ids, self.model.shape)
+        walked = walk(way.field, way.method, begin, cond, way.grid, fresh)
+        stacked = torch.stack([x for k, x in walked if k and k % way.every == 0], dim=1).cpu().to(torch.float64)
+        return self._record(kind, ids, stacked, noise, stacked[:, -1], way.times, datum)
 
     def _record(
         self,
@@ -194,4 +205,4 @@ class Source:
 
 def nfe(model: FlowModel, probe: Probe, steps: int) -> int:
     """Network calls of one sample."""
-    return sampler(probe.sampler).network_calls(guided(model, probe.guidance), steps)
+    return network_calls(model, probe.sampler, steps, guidance=probe.guidance, shift=probe.shift)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -19,10 +19,9 @@ from torch import Tensor
 
 from slowflow.errors import InputError
 from slowflow.flow.grids import warp
+from slowflow.flow.habits import TIME_LAWS
 from slowflow.flow.interpolants import Interpolant, interpolant
-from slowflow.flow.model import PREDICTIONS, regression_target
-
-TIME_LAWS = ("uniform", "beta21")
+from slowflow.flow.model import PREDICTIONS, FlowModel, regression_target
 
 
 class Pair(NamedTuple):
@@ -36,35 +35,70 @@ class Pair(NamedTuple):
     target: Tensor
 
 
-def draw_times(law: str, n: int, generator: torch.Generator | None) -> Float[Tensor, " n"]:
-    """Time labels in [0, 1], float64: `uniform`, or `beta21` with density 2 t (t = sqrt(U))."""
+def draw_times(
+    law: str, n: int, generator: torch.Generator | None, support: tuple[float, float] = (0.0, 1.0)
+) -> Float[Tensor, " n"]:
+    """Time labels, float64, one uniform draw each, through the inverse of the law restricted to `support`.
+
+    Args:
+        law: uniform; beta21, density 2 t (t = sqrt(U)); logit-normal, t = sigmoid(Z).
+        n: how many.
+        generator: CPU generator.
+        support: smallest and largest time.
+    """
     u = torch.rand(n, dtype=torch.float64, generator=generator)
-    return u.sqrt() if law == "beta21" else u
+    low, high = torch.tensor(support, dtype=torch.float64)
+    if law == "beta21":
+        return torch.sqrt(low**2 + (high**2 - low**2) * u)
+    if law == "logit-normal":
+        first, last = torch.special.ndtr(torch.logit(low)), torch.special.ndtr(torch.logit(high))
+        return torch.sigmoid(torch.special.ndtri(first + (last - first) * u)).clamp(low, high)
+    return low + (high - low) * u
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRemedy(ABC):
-    """Common settings.
+    """Common settings. A remedy used alone has plain ones; `bound` takes them from the model that is trained.
 
     Args:
-        time_law: law of the time label before the warp, `uniform` or `beta21`.
-        shift: resolution shift s of the warp W(t) = t / (s - (s-1) t), applied to the label; 1 = none.
+        time_law: law of the time label before the warp: uniform, beta21 or logit-normal; None = the model's own, which
+            is uniform for a remedy used alone.
+        shift: resolution shift s of the warp W(t) = t / (s - (s-1) t), applied to the label; 1 = none. Bound to a model
+            it multiplies with the model's own.
         interpolant: path of the network that is trained.
         prediction: what the network returns.
+        support: smallest and largest label before the warp; the model's own when it is [0, 1].
+        levels: of a table of noise levels: times are rounded down to it; 0 = continuous.
     """
 
-    time_law: str = "uniform"
+    time_law: str | None = None
     shift: float = 1.0
     interpolant: str | Interpolant = "linear"
     prediction: str = "velocity"
+    support: tuple[float, float] = (0.0, 1.0)
+    levels: int = 0
 
     def __post_init__(self) -> None:
-        if self.time_law not in TIME_LAWS:
+        if self.time_law is not None and self.time_law not in TIME_LAWS:
             raise InputError(f"time_law is '{self.time_law}', expected one of {', '.join(TIME_LAWS)}")
+        if not 0.0 <= self.support[0] < self.support[1] <= 1.0:
+            raise InputError(f"support is {self.support}, expected 0 <= low < high <= 1")
         if not 0.0 < self.shift < math.inf:
             raise InputError(f"shift is {self.shift}, expected a finite number above 0")
         if self.prediction not in PREDICTIONS:
             raise InputError(f"prediction is '{self.prediction}', expected one of {', '.join(PREDICTIONS)}")
+
+    def bound(self, model: FlowModel) -> TrainingRemedy:
+        """This remedy for training `model`: its path, prediction, warp, and the times it was trained on."""
+        return replace(
+            self,
+            interpolant=model.interpolant,
+            prediction=model.prediction,
+            shift=self.shift * model.shift,
+            time_law=self.time_law or model.training.time_law,
+            support=model.training.interval if self.support == (0.0, 1.0) else self.support,
+            levels=model.training.levels,
+        )
 
     @abstractmethod
     def times(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,11 +123,19 @@ class TrainingRemedy(ABC):
         if noise.shape != data.shape:
             raise InputError(f"noise has shape {tuple(noise.shape)}, data {tuple(data.shape)}; they must be equal")
         path = interpolant(self.interpolant)
-        t, m, target_time = (x.to(data.device) for x in self.times(len(data), generator))
+        t, m, target_time = (self.rounded(x).to(data.device) for x in self.times(len(data), generator))
         state = path.state(noise, data, m).to(data.dtype)
         target = regression_target(path, self.prediction, noise, data, target_time).to(data.dtype)
         return Pair(state, t.to(data.dtype), target)
 
     def labels(self, n: int, generator: torch.Generator | None) -> Float[Tensor, " n"]:
         """Time labels: drawn from the law, then warped."""
-        return warp(draw_times(self.time_law, n, generator), self.shift)
+        return warp(self.drawn(n, generator), self.shift)
+
+    def drawn(self, n: int, generator: torch.Generator | None) -> Float[Tensor, " n"]:
+        """Time labels before the warp."""
+        return draw_times(self.time_law or "uniform", n, generator, self.support)
+
+    def rounded(self, t: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The noise level at or below t on a table, t itself elsewhere; a uniform t makes a uniform level."""
+        return t if not self.levels else (t * self.levels + 1e-9).floor().clamp(max=self.levels - 1) / self.levels

@@ -100,9 +100,8 @@ class Finding:
 def lag_finding(result: RunResult) -> Finding:
     """Does this model lag?"""
     found, fit = result.measured, result.fit
-    sampler = {"euler": "Euler", "heun": "Heun", "recombine": "DDIM-form", "em": "stochastic"}[
-        found.protocol()["sampler"]
-    ]
+    name = found.protocol()["sampler"]
+    sampler = {"euler": "Euler", "heun": "Heun", "recombine": "DDIM-form", "em": "stochastic"}.get(name, name)
     reason = fit.reason.removeprefix(f"{HEADLINE[fit.verdict][0].lower()}{HEADLINE[fit.verdict][1:]}: ")
     return Finding(
         f"{HEADLINE[fit.verdict]} at {found.steps[0]} {sampler} steps.",

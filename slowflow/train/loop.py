@@ -8,9 +8,10 @@ with the same seed see the same images and the same noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from slowflow import rng
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError, NonFiniteError
 from slowflow.flow.model import FlowModel, conditions
+from slowflow.flow.weighting import loss_weight
 from slowflow.remedies.base import TrainingRemedy
 from slowflow.train.state import TrainState
 
@@ -42,6 +44,8 @@ class TrainConfig:
         seed: of every draw.
         save_every: steps between saved states.
         valid_every: steps between held-out losses; 0 = never.
+        micro_batch: images that go through the network at once; the gradient is that of the whole batch. 0 = all.
+        mixed: compute in bfloat16 where that is safe (autocast); weights, averages and the loss stay as they are.
     """
 
     steps: int
@@ -57,9 +61,12 @@ class TrainConfig:
     seed: int = 0
     save_every: int = 250
     valid_every: int = 500
+    micro_batch: int = 0
+    mixed: bool = False
 
     def __post_init__(self) -> None:
-        for name, low in (("steps", 1), ("batch_size", 1), ("warmup", 0), ("save_every", 1), ("valid_every", 0)):
+        least = {"steps": 1, "batch_size": 1, "warmup": 0, "save_every": 1, "valid_every": 0, "micro_batch": 0}
+        for name, low in least.items():
             if getattr(self, name) < low:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least {low}")
         if len(self.betas) != 2 or any(not 0.0 <= b < 1.0 for b in self.betas):
@@ -88,8 +95,25 @@ def batch_rows(seed: int, step: int, batch_size: int, n: int) -> Tensor:
     return torch.tensor([int(orders[p // n][p % n]) for p in range(first, first + batch_size)])
 
 
-def step_loss(model: FlowModel, remedy: TrainingRemedy, data: ImageSet, config: TrainConfig, step: int) -> Tensor:
-    """The loss of one step: mean squared error of the network on the remedy's state, label and target."""
+class Batch(NamedTuple):
+    """What the network sees in one step: states, time labels, targets, conditions, and features where the data have some."""
+
+    state: Tensor
+    t: Tensor
+    target: Tensor
+    cond: Tensor
+    features: Tensor | None = None
+
+    def parts(self, size: int) -> Iterator[Batch]:
+        """Pieces of at most `size` rows; 0 = in one piece."""
+        for i in range(0, len(self.state), size or len(self.state)):
+            rows = slice(i, i + (size or len(self.state)))
+            features = None if self.features is None else self.features[rows]
+            yield Batch(self.state[rows], self.t[rows], self.target[rows], self.cond[rows], features)
+
+
+def step_batch(model: FlowModel, remedy: TrainingRemedy, data: ImageSet, config: TrainConfig, step: int) -> Batch:
+    """Everything step `step` draws: images, noise, dropped labels, and the remedy's state, label and target."""
     rows = batch_rows(config.seed, step, config.batch_size, len(data))
     clean = data.data[rows].to(model.device)
     noise = torch.randn(clean.shape, generator=rng.torch_generator(config.seed, "noise", step)).to(clean)
@@ -100,7 +124,42 @@ def step_loss(model: FlowModel, remedy: TrainingRemedy, data: ImageSet, config: 
         )
         cond = torch.where(dropped, model.null, cond)
     state, t, target = remedy.pair(noise, clean, rng.torch_generator(config.seed, "times", step))
-    return nn.functional.mse_loss(model.raw(state, t, cond.to(model.device)), target)
+    known = data.features is not None and model.training.second_loss is not None
+    features = data.features[rows].to(clean) if known and data.features is not None else None
+    return Batch(state, t, target, cond.to(model.device), features)
+
+
+def batch_loss(model: FlowModel, batch: Batch, mixed: bool = False) -> Tensor:
+    """Mean squared error, weighted as the model's authors do, and their second loss where there are features for it."""
+    habits = model.training
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
+        out, answer = model.answer(batch.state, batch.t, batch.cond)
+        weight = loss_weight(model.interpolant, model.prediction, habits.weighting, batch.t.to(torch.float64))
+        if weight is None:
+            loss = nn.functional.mse_loss(out, batch.target)
+        else:
+            loss = ((out - batch.target).square().flatten(1).mean(dim=1) * weight.to(out)).mean()
+        if batch.features is not None and habits.second_loss is not None:
+            loss = loss + habits.second_loss(answer, batch.features)
+        return loss
+
+
+def step_loss(model: FlowModel, remedy: TrainingRemedy, data: ImageSet, config: TrainConfig, step: int) -> Tensor:
+    """The loss of one step."""
+    return batch_loss(model, step_batch(model, remedy, data, config, step), config.mixed)
+
+
+def _backward(model: FlowModel, batch: Batch, config: TrainConfig) -> float:
+    """Add the gradient of the whole batch, one piece after the other; returns the loss, without a gradient if not finite."""
+    total = 0.0
+    for part in batch.parts(config.micro_batch):
+        loss = batch_loss(model, part, config.mixed)
+        share = len(part.state) / len(batch.state)
+        total += share * loss.item()
+        if not math.isfinite(total):
+            break
+        (loss if share == 1.0 else share * loss).backward()
+    return total
 
 
 @torch.no_grad()
@@ -144,7 +203,7 @@ def train(
         NonFiniteError: the loss is not finite; the last good state stays on disk.
     """
     check_data(model, data)
-    remedy = replace(remedy, interpolant=model.interpolant, prediction=model.prediction)
+    remedy = remedy.bound(model)
     state = TrainState(
         model.net,
         ema_decay=config.ema_decay,
@@ -157,18 +216,17 @@ def train(
     while state.step < config.steps:
         for group in state.optimizer.param_groups:
             group["lr"] = config.learning_rate(state.step)
-        loss = step_loss(model, remedy, data, config, state.step)
-        if not math.isfinite(loss.item()):
-            raise _diverged("loss", loss.item(), state.step, state_file)
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = _backward(model, step_batch(model, remedy, data, config, state.step), config)
+        if not math.isfinite(loss):
+            raise _diverged("loss", loss, state.step, state_file)
         norm = nn.utils.clip_grad_norm_(state.parameters.values(), config.clip)
         if not math.isfinite(float(norm)):
             raise _diverged("gradient norm", float(norm), state.step, state_file)
         state.optimizer.step()
         state.ema.update_parameters(state.net)
         state.step += 1
-        state.losses.append(loss.item())
+        state.losses.append(loss)
         last = state.step == config.steps
         if heldout is not None and config.valid_every and (last or state.step % config.valid_every == 0):
             value = heldout_loss(model.with_net(state.ema_net), heldout, config.seed)

@@ -21,7 +21,11 @@ from slowflow.train.pretrain import finish
 
 
 def make_remedy(
-    name: str, gamma: float | None = None, target_at: str = "m", time_law: str | None = None
+    name: str,
+    gamma: float | None = None,
+    target_at: str = "m",
+    time_law: str | None = None,
+    order: str = "released",
 ) -> TrainingRemedy:
     """The remedy called `name` with the settings it knows.
 
@@ -34,7 +38,7 @@ def make_remedy(
     if "gamma" in known:
         if gamma is None:
             raise InputError(f"the remedy '{name}' needs a gamma (a number, or auto with --run)")
-        settings |= {"gamma": gamma, "target_at": target_at}
+        settings |= {"gamma": gamma, "target_at": target_at, "order": order}
     elif gamma is not None:
         raise InputError(f"the remedy '{name}' has no gamma, but {gamma} was given")
     return kind(**settings)
@@ -69,13 +73,15 @@ def post_train(
         The post-trained model with its averaged weights.
     """
     check_data(model, data)
-    if not any(p.requires_grad for p in model.net.parameters()):
+    dtypes = {p.dtype for p in model.net.parameters() if p.requires_grad}
+    if not dtypes:
         raise InputError(
             f"'{model.name}' has no trainable parameters; wrap the torch.nn.Module itself, not a function around it"
         )
-    if model.dtype not in (torch.float32, torch.float64):
-        raise InputError(f"weights in {model.dtype} are too coarse to be trained; open the model in float32")
-    bound = replace(remedy, interpolant=model.interpolant.name, prediction=model.prediction)
+    coarse = dtypes - {torch.float32, torch.float64}
+    if coarse:
+        raise InputError(f"weights in {min(map(str, coarse))} are too coarse to be trained; open the model in float32")
+    bound = replace(remedy.bound(model), interpolant=model.interpolant.name)
     described = {"remedy": remedy_name(remedy), **canonical(bound)}
     record = {
         "model": model_id or {"name": model.name},

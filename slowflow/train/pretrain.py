@@ -13,7 +13,8 @@ from slowflow.config import from_mapping, read_toml
 from slowflow.data.images import ImageSet
 from slowflow.data.open import open_data
 from slowflow.errors import InputError
-from slowflow.families.sit import describe, flow_model
+from slowflow.families.metadata import describe
+from slowflow.families.sit import flow_model
 from slowflow.families.sit.backbone import SiT, SiTConfig, initialise
 from slowflow.flow.model import FlowModel
 from slowflow.io import atomic, checkpoint
@@ -94,10 +95,7 @@ def pretrain(
 def finish(folder: RunFolder, model: FlowModel, state: TrainState, data: ImageSet, provenance: dict[str, Any]) -> None:
     """Write the averaged weights, the loss curve and, last, the manifest."""
     averaged = state.ema_net.state_dict()
-    metadata = {
-        "model": describe(model) if isinstance(model.net, SiT) else {"name": model.name},
-        "provenance": provenance,
-    }
+    metadata = {"model": describe(model), "provenance": provenance}
     checkpoint.save(folder.path / "model.safetensors", averaged, metadata)
     atomic.write_text(folder.path / "history.json", state.history_json())
     tail = state.losses[-100:]

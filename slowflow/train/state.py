@@ -29,7 +29,7 @@ class TrainState:
 
     def __init__(self, net: nn.Module, *, ema_decay: float, betas: tuple[float, float], weight_decay: float) -> None:
         self.net = net
-        self.parameters = {name: p for name, p in net.named_parameters() if p.requires_grad}
+        self.parameters = dict(_trained(net))
         self.ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
         self.optimizer = torch.optim.AdamW(
             list(self.parameters.values()), lr=0.0, betas=betas, weight_decay=weight_decay, foreach=True
@@ -47,8 +47,9 @@ class TrainState:
 
     def save(self, path: Path) -> None:
         """Write everything as one file; the write is the commit."""
-        tensors: dict[str, Tensor] = {f"net/{name}": p for name, p in self.net.named_parameters()}
-        tensors |= {f"ema/{name}": p for name, p in self.ema_net.named_parameters()}
+        # frozen weights are those of the start: beside a LoRA they would be nearly the whole file
+        tensors: dict[str, Tensor] = {f"net/{name}": p for name, p in _trained(self.net)}
+        tensors |= {f"ema/{name}": p for name, p in _trained(self.ema_net)}
         tensors |= {f"buffer/{name}": b for name, b in self.net.named_buffers()}
         for name, parameter in self.parameters.items():
             for moment in MOMENTS:
@@ -65,16 +66,16 @@ class TrainState:
             InputError: the file belongs to another network.
         """
         stored = checkpoint.load(path)
-        expected = {f"net/{name}": p.shape for name, p in self.net.named_parameters()}
+        expected = {f"net/{name}": p.shape for name, p in _trained(self.net)}
         expected |= {f"buffer/{name}": b.shape for name, b in self.net.named_buffers()}
         for name, shape in expected.items():
             if name not in stored.tensors or stored.tensors[name].shape != shape:
                 raise InputError(f"{path} holds the state of another network: '{name}' is missing or of another shape")
         self.step = int(stored.metadata["step"])
         with torch.no_grad():
-            for name, parameter in self.net.named_parameters():
+            for name, parameter in _trained(self.net):
                 parameter.copy_(stored.tensors[f"net/{name}"])
-            for name, parameter in self.ema_net.named_parameters():
+            for name, parameter in _trained(self.ema_net):
                 parameter.copy_(stored.tensors[f"ema/{name}"])
             for name, buffer in self.net.named_buffers():
                 buffer.copy_(stored.tensors[f"buffer/{name}"])
@@ -94,3 +95,8 @@ class TrainState:
             [i + width, sum(self.losses[i : i + width]) / width] for i in range(0, len(self.losses) - width + 1, width)
         ]
         return json.dumps({"loss": curve, "validation": self.validation})
+
+
+def _trained(net: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Parameters that training changes, by name."""
+    return [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]

@@ -8,119 +8,31 @@ import pickle
 import struct
 import subprocess
 import sys
-from collections import deque
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from golden import det, filled
 from torch import nn
 
 from slowflow.data.images import ImageSet
 from slowflow.errors import CheckpointError, InputError, NonFiniteError
 from slowflow.families.base import FAMILIES, OpenOptions
+from slowflow.families.metadata import describe
 from slowflow.families.open import direction_test, open_model
-from slowflow.families.sit import config_from_shapes, describe, flow_model, load_strictly
+from slowflow.families.sit import flow_model
 from slowflow.families.sit.backbone import SiT, SiTConfig, initialise
+from slowflow.families.sit.shapes import config_from_shapes
 from slowflow.flow.exact import ExactMixture
-from slowflow.flow.grids import uniform_grid
-from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
-from slowflow.flow.samplers import sampler, walk
 from slowflow.io import checkpoint
+from slowflow.io.checkpoint import load_strictly
 
 DOUBLE = torch.float64
 GOLDEN_CONFIG = SiTConfig(8, 2, 4, hidden=32, depth=2, heads=2, classes=10, learn_sigma=True)
 TINY = SiTConfig(4, 2, 1, hidden=8, depth=1, heads=2, classes=3)
-
-
-# --- golden numbers: closed-form weights and inputs, outputs of the official classes
-
-
-def det(k, shape=(3, 4, 8, 8)):
-    i = np.arange(math.prod(shape), dtype=np.float64)
-    values = math.sqrt(2) * np.sin(1.7 * i + 0.9 * k + 0.2 * np.sin(0.01 * i**2))
-    return torch.from_numpy(values.reshape(shape))
-
-
-@pytest.fixture(scope="module")
-def golden_net():
-    net = SiT(GOLDEN_CONFIG).double()
-    parameters = dict(net.named_parameters())
-    with torch.no_grad():
-        for n, name in enumerate(sorted(parameters.keys() - {"pos_embed"})):
-            parameter = parameters[name]
-            values = 0.15 * np.sin(0.1 * (n + 1) + 0.37 * np.arange(parameter.numel(), dtype=np.float64))
-            parameter.copy_(torch.from_numpy(values.astype(np.float32)).double().view_as(parameter))
-    return net
-
-
-def summary(out):
-    flat = out.detach().flatten()
-    numbers = [*flat[:4].tolist(), float(flat.mean()), float(flat.square().mean().sqrt()), float(flat[-1])]
-    return np.array(numbers)
-
-
-Y = torch.tensor([0, 7, 10])
-GOLDEN_STATES = {
-    "sit.forward": (1.2839028, -0.1384436, 0.32637086, 1.77829965, 0.390442496, 2.09325469, 2.2482376),
-    "sit.cfg1.5.allch": (1.27898429, -0.170728475, 0.21679056, 1.7012963, 0.46496534, 2.13289257, 2.5029929),
-    "sit.ode.euler.5pts": (3.09368637, 1.39146268, -1.97377838, 0.354739314, 0.193193132, 2.33838462, 0.497982395),
-    "sit.ode.heun2.5pts": (3.23150308, 1.60083304, -2.19450037, 0.106210538, 0.102106009, 2.32806484, 0.220672188),
-}
-
-
-def golden_state(row, net):
-    model = flow_model(net, path="linear", prediction="velocity", name="golden")
-    times = torch.tensor([0.0, 0.3, 1.0], dtype=DOUBLE)
-    if row == "sit.forward":
-        return model.velocity(det(1), times, torch.tensor([0, 7, 10]))
-    if row == "sit.cfg1.5.allch":
-        return guided(model, 1.5).velocity(det(1), times, torch.tensor([0, 7, 3]))
-    method = "euler" if "euler" in row else "heun"
-    # the official "5" counts grid points
-    return deque(walk(model, sampler(method), det(1), Y, uniform_grid(4)), maxlen=1)[0][1]
-
-
-@pytest.mark.parametrize("row", GOLDEN_STATES)
-def test_golden_states(row, golden_net):
-    # printed with nine digits
-    np.testing.assert_allclose(summary(golden_state(row, golden_net)), GOLDEN_STATES[row], rtol=0, atol=1e-6)
-
-
-GOLDEN_LOSSES = {
-    ("linear", "velocity"): (5.0793416, 5.28552837, 5.2198021),
-    ("linear", "noise"): (4.93267394, 5.03090315, 5.07917431),
-    ("linear", "score"): (4.3087344, 2.22360936, 1.06279873),
-    ("gvp", "velocity"): (6.64135194, 6.24933308, 6.75640233),
-    ("gvp", "noise"): (5.1756577, 5.69456266, 5.27733499),
-    ("gvp", "score"): (5.23844807, 3.7322284, 1.14102149),
-    ("vp", "velocity"): (4.24735166, 6.40129051, 10.9826966),
-    ("vp", "noise"): (5.10696575, 5.59588567, 5.4048075),
-    ("vp", "score"): (5.23638267, 5.64447736, 1.5245514),
-}
-
-
-def official_times(path, prediction):
-    """Training times of the official script for the uniform draws 0.1, 0.5, 0.9."""
-    u = torch.tensor([0.1, 0.5, 0.9], dtype=DOUBLE)
-    if path == "vp":
-        return u * (1 - 1e-5)
-    return u if prediction == "velocity" else u * (1 - 2e-3) + 1e-3
-
-
-@pytest.mark.parametrize(("path", "prediction"), GOLDEN_LOSSES)
-def test_golden_losses(path, prediction, golden_net):
-    model = flow_model(golden_net, path=path, prediction=prediction, name="golden")
-    data, noise, t = det(2), det(3), official_times(path, prediction)
-    state = model.interpolant.state(noise, data, t)
-    gap = model.raw(state, t, Y) - model.target(noise, data, t)
-    if prediction == "score":
-        # the official score loss compares sigma * score with -noise
-        gap = gap * model.interpolant.sigma(t)[:, None, None, None]
-    # relative: the official code was seen to round at 1.4e-7
-    np.testing.assert_allclose(gap.square().mean(dim=(1, 2, 3)).detach(), GOLDEN_LOSSES[path, prediction], rtol=1e-6)
 
 
 # --- sizes and shapes
@@ -510,7 +422,7 @@ def stranger():
 def test_a_family_that_would_fit_is_named(tmp_path):
     torch.save(fresh().state_dict(), tmp_path / "net.pt")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="is not mine; it would fit --family sit"):
+    with pytest.raises(CheckpointError, match="is not mine; it would fit --family dit or sit"):
         open_model(tmp_path / "net.pt", "stranger")
     with pytest.raises(CheckpointError, match=r"is not mine$"):
         open_model(tmp_path / "other.pt", "stranger")
@@ -647,10 +559,11 @@ def test_initial_weights_depend_on_the_generator_alone():
     assert torch.equal(out, torch.zeros_like(out))
 
 
-def test_learn_sigma_drops_the_second_half(golden_net):
+def test_learn_sigma_drops_the_second_half():
+    golden_net = filled(SiT(GOLDEN_CONFIG))
     small = replace(GOLDEN_CONFIG, learn_sigma=False)
     model = flow_model(golden_net, path="linear", prediction="velocity", name="golden")
     t = torch.tensor([0.1, 0.2, 0.3], dtype=DOUBLE)
-    whole = golden_net(det(1), t, Y)
+    whole = golden_net(det(1), t, torch.tensor([0, 7, 10]))
     assert whole.shape == (3, 8, 8, 8)
-    assert torch.equal(model.raw(det(1), t, Y), whole[:, : small.channels])
+    assert torch.equal(model.raw(det(1), t, torch.tensor([0, 7, 10])), whole[:, : small.channels])

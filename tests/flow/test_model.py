@@ -7,6 +7,7 @@ from torch import nn
 from slowflow.errors import InputError
 from slowflow.flow.exact import gaussian
 from slowflow.flow.guidance import Guided, guided
+from slowflow.flow.habits import Guiding
 from slowflow.flow.interpolants import interpolant
 from slowflow.flow.model import FlowModel, Predictor, convert, first_output, regression_target, score
 
@@ -255,7 +256,7 @@ def test_both_conditions_go_through_the_network_at_once(conditional):
 
 @pytest.mark.parametrize(("t", "acts"), [(0.1, False), (0.2, True), (0.5, True), (0.8, True), (0.9, False)])
 def test_guidance_acts_inside_its_closed_interval(conditional, t, acts):
-    strong, state = Guided(conditional, 3.0, (0.2, 0.8)), randn(14, 3, 2)
+    strong, state = Guided(conditional, 3.0, Guiding((0.2, 0.8))), randn(14, 3, 2)
     plain = conditional.velocity(state, scalar(t), COND)
     assert torch.equal(strong.velocity(state, scalar(t), COND), plain) is not acts
     same = torch.equal(strong.predict(state, scalar(t), COND)[0], conditional.predict(state, scalar(t), COND)[0])
@@ -263,7 +264,7 @@ def test_guidance_acts_inside_its_closed_interval(conditional, t, acts):
 
 
 def test_the_interval_is_decided_for_each_sample(conditional):
-    strong, state = Guided(conditional, 3.0, (0.2, 0.8)), randn(15, 3, 2)
+    strong, state = Guided(conditional, 3.0, Guiding((0.2, 0.8))), randn(15, 3, 2)
     times = torch.tensor([0.1, 0.5, 0.9], dtype=DOUBLE)
     together = strong.velocity(state, times, COND)
     alone = torch.cat([strong.velocity(state[i : i + 1], times[i], COND[i : i + 1]) for i in range(3)])

@@ -10,6 +10,7 @@ from scipy.integrate import solve_ivp
 from torch import nn
 
 from slowflow.errors import InputError, NonFiniteError
+from slowflow.flow.count import network_calls
 from slowflow.flow.exact import ExactMixture, gaussian
 from slowflow.flow.generate import final_states, fresh_noise, labels_of, noise_of
 from slowflow.flow.grids import uniform_grid
@@ -177,7 +178,7 @@ def test_network_calls_are_the_ones_announced(method, path, scale, end, expected
     for _ in walk(model, stepper, randn(5, 4, 2), classes(4), uniform_grid(7, end=end), silent):
         pass
     assert net.rows == 4 * expected
-    assert stepper.network_calls(model, 7) == expected
+    assert network_calls(plain, stepper, 7, guidance=scale) == expected
 
 
 def test_walk_yields_the_start_and_every_grid_time_once():
@@ -331,4 +332,6 @@ def test_states_between_steps_are_float64_for_a_float32_network():
 
 
 def test_every_registered_sampler_is_tested_here():
-    assert set(SAMPLERS.names()) == {"euler", "heun", "recombine", "em"}
+    here = {"euler", "heun", "heun-last-euler", "recombine", "em", "em-sit", "sde-heun"}
+    there = {"ancestral", "ancestral-large", "recombine-clipped", "ancestral-clipped", "ancestral-large-clipped"}
+    assert set(SAMPLERS.names()) == here | there  # families/test_ddpm.py

@@ -405,10 +405,11 @@ def test_global_seeds_change_nothing():
 
 def test_an_unknown_name_suggests_the_closest_and_lists_all():
     with pytest.raises(
-        InputError, match=r"unknown sampler 'heum'; did you mean 'heun'\? \(known: em, euler, heun, recombine\)"
+        InputError,
+        match=r"unknown sampler 'heum'; did you mean 'heun'\? \(known: .*em-sit, euler, heun, .*, recombine, .*\)",
     ):
         SAMPLERS.get("heum")
-    with pytest.raises(InputError, match=r"unknown sampler 'zzz' \(known: em"):
+    with pytest.raises(InputError, match=r"unknown sampler 'zzz' \(known: ancestral"):
         SAMPLERS.get("zzz")
 
 

@@ -13,6 +13,7 @@ from slowflow.data.bank import Bank
 from slowflow.data.fields import synthetic
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError
+from slowflow.flow.grids import uniform_grid
 from slowflow.flow.interpolants import interpolant
 from slowflow.flow.model import FlowModel, Predictor
 from slowflow.flow.planted import Scaled, Smoothed
@@ -130,7 +131,7 @@ def test_other_step_counts_are_coarser_where_that_is_fine_enough(steps: int, cou
 
 @pytest.mark.parametrize("counts", [(10, 20, 40), (100, 50, 25), (7, 14, 28), (2, 4, 8), (3, 6, 9)])
 def test_nodes_lie_on_every_grid_and_leave_out_the_end(counts: tuple[int, ...]) -> None:
-    nodes = node_times(counts, 1.0, 1.0)
+    nodes = node_times(uniform_grid(min(counts)).numpy())
     assert nodes[0] == 0.0
     assert nodes[-1] < 1.0
     for count in counts:

@@ -1,20 +1,27 @@
 """Training remedies: laws of the times, targets by hand, and the golden losses of MixFlow on SiT."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from golden import det, filled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from slowflow.errors import InputError
+from slowflow.families import rae
+from slowflow.families.rae.backbone import DDT, RAEConfig
 from slowflow.families.sit.backbone import SiT, SiTConfig
-from slowflow.flow.grids import warp
+from slowflow.flow.grids import unwarp, warp
+from slowflow.flow.habits import Training
 from slowflow.flow.interpolants import interpolant
+from slowflow.flow.model import FlowModel
 from slowflow.remedies import REMEDIES
-from slowflow.remedies.mixflow import MixFlow
+from slowflow.remedies.base import draw_times
+from slowflow.remedies.mixflow import ORDERS, MixFlow
 from slowflow.remedies.plain import Plain
 
 DOUBLE = torch.float64
@@ -192,25 +199,77 @@ def test_pairs_come_in_the_dtype_of_the_data():
     assert {part.dtype for part in MixFlow().pair(noise, data, seeded())} == {torch.float32}
 
 
+# --- laws, supports and orders
+
+
+@pytest.mark.parametrize("law", ["uniform", "beta21", "logit-normal"])
+@pytest.mark.parametrize("support", [(0.0, 1.0), (0.001, 1.0), (0.2, 0.7)])
+def test_laws_keep_to_their_support(law, support):
+    t = draw_times(law, 20_000, seeded(1), support)
+    assert support[0] <= float(t.min()) < float(t.max()) <= support[1]
+    density = {
+        "uniform": stats.uniform().cdf,
+        "beta21": stats.beta(2, 1).cdf,
+        "logit-normal": lambda x: stats.norm.cdf(np.log(x / (1 - x))) if np.ndim(x) else stats.norm.cdf(logit(x)),
+    }[law]
+    with np.errstate(divide="ignore"):
+        low, high = (float(density(np.float64(end))) for end in support)
+        # the seed is fixed; a correct law fails once in a thousand seeds
+        assert stats.kstest(t.numpy(), lambda x: (density(x) - low) / (high - low)).pvalue > 1e-3
+
+
+def logit(x):
+    return np.log(x) - np.log1p(-x)
+
+
+def test_orders_agree_without_a_shift_and_keep_their_own_triangle_with_one():
+    for shift, equal in ((1.0, True), (SHIFT, False)):
+        released, paper = (MixFlow(gamma=0.4, shift=shift, order=o).times(20_000, seeded(1)) for o in ORDERS)
+        assert torch.equal(released[0], paper[0])
+        assert torch.equal(released[1], paper[1]) is equal
+    t, m, _ = (unwarp(x, SHIFT) for x in MixFlow(gamma=0.4, shift=SHIFT, order="paper").times(20_000, seeded(1)))
+    counts, _, _ = np.histogram2d(t.numpy() ** 2, ((t - m) / (0.4 * t)).numpy(), bins=10, range=[[0, 1], [0, 1]])
+    assert stats.chisquare(counts.ravel()).pvalue > 1e-3
+
+
+def test_an_unknown_order_is_refused():
+    with pytest.raises(InputError, match="order is 'x', expected one of released, paper"):
+        MixFlow(order="x")
+
+
+@pytest.mark.parametrize("remedy", [Plain(levels=50), MixFlow(gamma=0.4, levels=50, interpolant="table")])
+def test_times_on_a_table_are_levels(remedy):
+    t, m, _ = (remedy.rounded(x) for x in remedy.times(5000, seeded(2)))
+    for times in (t, m):
+        levels = times * 50
+        torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-12)
+        assert (float(levels.min()), round(float(levels.max()))) == (0.0, 49)
+    assert bool((m <= t).all())
+    if isinstance(remedy, Plain):
+        assert stats.chisquare(np.bincount((t * 50).round().int().numpy(), minlength=50)).pvalue > 1e-3
+
+
+def bindable(**settings):
+    return FlowModel.from_callable(torch.nn.Identity(), shape=(2, 3)), settings
+
+
+def test_a_remedy_is_bound_to_how_the_model_was_trained():
+    model, _ = bindable()
+    model = replace(
+        model, interpolant=interpolant("gvp"), shift=2.0, training=Training("logit-normal", (0.1, 0.9), levels=10)
+    )
+    plain = Plain(shift=3.0).bound(model)
+    assert (plain.time_law, plain.shift, plain.support, plain.levels) == ("logit-normal", 6.0, (0.1, 0.9), 10)
+    assert MixFlow().bound(model).time_law == "beta21"
+    assert Plain(time_law="uniform").bound(model).time_law == "uniform"
+
+
 # --- golden losses
-
-
-def det(k, shape=(3, 4, 8, 8)):
-    i = np.arange(math.prod(shape), dtype=np.float64)
-    values = math.sqrt(2) * np.sin(1.7 * i + 0.9 * k + 0.2 * np.sin(0.01 * i**2))
-    return torch.from_numpy(values.reshape(shape))
 
 
 @pytest.fixture(scope="module")
 def golden_net():
-    net = SiT(SiTConfig(8, 2, 4, hidden=32, depth=2, heads=2, classes=10, learn_sigma=True)).double()
-    parameters = dict(net.named_parameters())
-    with torch.no_grad():
-        for n, name in enumerate(sorted(parameters.keys() - {"pos_embed"})):
-            parameter = parameters[name]
-            values = 0.15 * np.sin(0.1 * (n + 1) + 0.37 * np.arange(parameter.numel(), dtype=np.float64))
-            parameter.copy_(torch.from_numpy(values.astype(np.float32)).double().view_as(parameter))
-    return net
+    return filled(SiT(SiTConfig(8, 2, 4, hidden=32, depth=2, heads=2, classes=10, learn_sigma=True)))
 
 
 GOLDEN = {
@@ -234,6 +293,51 @@ def test_golden_mixflow_losses(path, target_at, golden_net, monkeypatch):
     np.testing.assert_allclose(loss, GOLDEN[path, target_at], rtol=1e-6)
 
 
+RAE_SHAPE = (3, 8, 4, 4)
+
+
+@pytest.fixture(scope="module")
+def rae_net():
+    return filled(DDT(RAEConfig(4, 1, 8, (24, 32), (2, 1), (2, 2), 10)))
+
+
+def rae_pair(remedy, draws, net, monkeypatch):
+    """(t_n, m_n, loss) of a remedy on RAE's network with the given uniform draws, times in n."""
+    model = rae.flow_model(net, name="golden", shift=SHIFT)
+    drawn = iter(draws)
+    monkeypatch.setattr(torch, "rand", lambda n, **_: torch.tensor(next(drawn), dtype=DOUBLE))
+    bound = remedy.bound(model)
+    times = bound.times(3, seeded())
+    drawn = iter(draws)
+    state, t, target = bound.pair(det(3, RAE_SHAPE), det(2, RAE_SHAPE), seeded())
+    gap = model.raw(state, t, torch.tensor([0, 7, 3])) - target
+    return 1 - times[0], 1 - times[1], gap.square().mean(dim=(1, 2, 3)).detach()
+
+
+RAE_TRAIN = {
+    "uniform": ((0.43469134, 0.87364741, 0.98406015), (0.892607121, 0.923826537, 0.892017923)),
+    "logit-normal": ((0.6579223, 0.87386802, 0.96147466), (0.89621641, 0.923829819, 0.891728427)),
+}
+
+
+@pytest.mark.parametrize("law", RAE_TRAIN)
+def test_golden_rae_training(law, rae_net, monkeypatch):
+    # RAE draws n where SlowFlow draws t = 1 - n, so its draw u is our draw 1 - u
+    n, _, loss = rae_pair(Plain(time_law=law), [[0.9, 0.5, 0.1]], rae_net, monkeypatch)
+    np.testing.assert_allclose(n, RAE_TRAIN[law][0], rtol=0, atol=5e-9)
+    np.testing.assert_allclose(loss, RAE_TRAIN[law][1], rtol=1e-6)
+
+
+def test_golden_mixflow_rae(rae_net, monkeypatch):
+    # the released code draws n in [0, 0.999] before it takes 1 - sqrt(n), so its t0 ends at sqrt(0.999)
+    remedy = MixFlow(gamma=0.4, support=(0.0, math.sqrt(0.999)))
+    draws = [[0.04, 0.25, 0.81], [0.5, 0.25, 1.0]]
+    t, m, loss = rae_pair(remedy, draws, rae_net, monkeypatch)
+    np.testing.assert_allclose(t, (0.965193355, 0.873978225, 0.436191621), rtol=0, atol=1e-8)
+    np.testing.assert_allclose(m, (0.972154684, 0.886580403, 0.661714973), rtol=0, atol=1e-8)
+    np.testing.assert_allclose(loss, (0.90111267, 0.923807905, 0.883636314), rtol=1e-6)
+
+
 # --- mistakes and randomness
 
 
@@ -247,7 +351,7 @@ def test_gamma_outside_zero_to_one_is_refused(gamma):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"time_law": "beta12"}, "time_law is 'beta12', expected one of uniform, beta21"),
+        ({"time_law": "beta12"}, "time_law is 'beta12', expected one of uniform, beta21, logit-normal"),
         ({"shift": 0.0}, "shift is 0.0"),
         ({"shift": math.nan}, "shift is nan"),
         ({"prediction": "speed"}, "prediction is 'speed'"),

@@ -601,3 +601,52 @@ def test_model_copies_do_not_share_weights():
     with torch.no_grad():
         other.net.final_layer.linear.bias.fill_(5.0)
     assert float(model.net.final_layer.linear.bias.detach().abs().max()) == 0.0
+
+
+# --- less memory
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+def test_micro_batches_have_the_gradient_of_the_whole_batch(size, tmp_path):
+    states = []
+    for name, micro in (("whole", 0), ("parts", size)):
+        config = replace(SETTINGS, batch_size=10, steps=3, micro_batch=micro)
+        states.append(train(tiny(), images(), MixFlow(0.5), config, tmp_path / f"{name}{size}.safetensors"))
+    for a, b in zip(states[0].parameters.values(), states[1].parameters.values(), strict=True):
+        # Adam divides by the gradient's size, so the rounding of a sum taken in parts shows at this level
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    assert states[1].losses == pytest.approx(states[0].losses, rel=1e-5)
+
+
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_weights(tmp_path):
+    model, seen = tiny(), []
+    model.net.blocks[0].attn.qkv.register_forward_hook(lambda m, a, out: seen.append(out.dtype))
+    config = replace(SETTINGS, batch_size=8, steps=3, mixed=True)
+    state = train(model, images(), MixFlow(0.5), config, tmp_path / "state.safetensors")
+    assert set(seen) == {torch.bfloat16}
+    assert {p.dtype for p in state.parameters.values()} == {torch.float32}
+    plain = train(tiny(), images(), MixFlow(0.5), replace(config, mixed=False), tmp_path / "plain.safetensors")
+    assert state.losses == pytest.approx(plain.losses, rel=0.02)
+
+
+def test_frozen_weights_are_not_in_the_state(tmp_path):
+    model = tiny()
+    for name, parameter in model.net.named_parameters():
+        parameter.requires_grad_("final_layer" in name)
+    config = replace(SETTINGS, steps=2, batch_size=4)
+    state = train(model, images(), MixFlow(0.5), config, tmp_path / "state.safetensors")
+    names = {n for n in checkpoint.load(tmp_path / "state.safetensors").tensors if n.startswith(("net/", "ema/"))}
+    assert names
+    assert all("final_layer" in name for name in names)
+    again = train(tiny_like(model), images(), MixFlow(0.5), replace(config, steps=4), tmp_path / "state.safetensors")
+    assert again.step == 4
+    assert again.losses[:2] == state.losses
+
+
+def tiny_like(model):
+    """A fresh tiny model of which the same parameters are trained."""
+    fresh = tiny()
+    wanted = {name: p.requires_grad for name, p in model.net.named_parameters()}
+    for name, parameter in fresh.net.named_parameters():
+        parameter.requires_grad_(wanted[name])
+    return fresh

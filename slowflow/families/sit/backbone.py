@@ -71,9 +71,9 @@ def sincos_table(hidden: int, grid: int) -> Float[Tensor, "1 tokens hidden"]:
 class PatchEmbed(nn.Module):
     """Patches to tokens by a strided convolution."""
 
-    def __init__(self, config: SiTConfig) -> None:
+    def __init__(self, channels: int, hidden: int, patch: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(config.channels, config.hidden, kernel_size=config.patch, stride=config.patch)
+        self.proj = nn.Conv2d(channels, hidden, kernel_size=patch, stride=patch)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n tokens hidden"]:
         return self.proj(x).flatten(2).transpose(1, 2)
@@ -135,6 +135,14 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
+def unpatchify(x: Float[Tensor, "n tokens values"], patch: int) -> Float[Tensor, "n out h w"]:
+    """Tokens of a square grid to an image; the values of a token are (row, column, channel), channels fastest."""
+    n, tokens, values = x.shape
+    grid, channels = math.isqrt(tokens), values // patch**2
+    x = x.view(n, grid, grid, patch, patch, channels)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(n, channels, grid * patch, grid * patch)
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x (1 + scale) + shift, the same for every token of a sample."""
     return torch.addcmul(shift.unsqueeze(1), x, 1 + scale.unsqueeze(1))
@@ -179,7 +187,7 @@ class SiT(nn.Module):
         super().__init__()
         self.config = config
         grid = config.input_size // config.patch
-        self.x_embedder = PatchEmbed(config)
+        self.x_embedder = PatchEmbed(config.channels, config.hidden, config.patch)
         self.t_embedder = TimestepEmbedder(config.hidden)
         self.y_embedder = LabelEmbedder(config.classes, config.hidden)
         self.pos_embed = nn.Parameter(sincos_table(config.hidden, grid), requires_grad=False)
@@ -193,12 +201,31 @@ class SiT(nn.Module):
         c = self.t_embedder(label) + self.y_embedder(cond)
         for block in self.blocks:
             x = block(x, c)
-        return self._unpatchify(self.final_layer(x, c))
+        return unpatchify(self.final_layer(x, c), self.config.patch)
 
-    def _unpatchify(self, x: Float[Tensor, "n tokens values"]) -> Float[Tensor, "n out h w"]:
-        patch, grid = self.config.patch, self.config.input_size // self.config.patch
-        x = x.view(x.shape[0], grid, grid, patch, patch, self.config.out_channels)
-        return x.permute(0, 5, 1, 3, 2, 4).reshape(x.shape[0], self.config.out_channels, grid * patch, grid * patch)
+
+PRESETS = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+"""Width, depth and heads of the published sizes."""
+HEADS = {hidden: heads for hidden, _, heads in PRESETS.values()}
+"""Attention heads of the published widths; no file records them."""
+
+
+def preset(name: str, resolution: int = 256, *, learn_sigma: bool = True, patch: int = 2) -> SiTConfig:
+    """The shape of a published model on ImageNet latents.
+
+    Args:
+        name: S, B, L or XL.
+        resolution: 256 or 512 pixels; latents are an eighth of it.
+        learn_sigma: 8 output channels, as SiT and DiT train; REPA has 4.
+        patch: side of a patch in latent cells.
+
+    Raises:
+        InputError: no such size or resolution.
+    """
+    if name not in PRESETS or resolution not in (256, 512):
+        raise InputError(f"no preset '{name}' at {resolution}, expected one of {', '.join(PRESETS)} at 256 or 512")
+    hidden, depth, heads = PRESETS[name]
+    return SiTConfig(resolution // 8, patch, 4, hidden, depth, heads, 1000, learn_sigma)
 
 
 def initialise(net: SiT, generator: torch.Generator) -> SiT:

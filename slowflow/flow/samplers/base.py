@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from slowflow.errors import NonFiniteError
-from slowflow.flow.model import Predictor
+from slowflow.flow.model import FlowModel, Predictor
 from slowflow.registry import Registry
 
 Noise = Callable[[int, Tensor], Tensor]
@@ -20,14 +20,16 @@ Noise = Callable[[int, Tensor], Tensor]
 class Sampler(ABC):
     """One update from t to s.
 
-    order: of convergence of the deterministic part. evaluations: `predict` or `velocity` calls a step.
-    stochastic: whether `step` uses `noise`.
+    order: of convergence of the deterministic part. stochastic: whether `step` uses `noise`.
     """
 
     name: str
     order: int = 1
-    evaluations: int = 1
     stochastic: bool = False
+
+    def grid(self, model: FlowModel, steps: int, shift: float = 1.0) -> Float[Tensor, " times"]:
+        """The times of a run with this many intervals: the model's own grid, unless a sampler has its own last step."""
+        return model.grid(steps, shift)
 
     @abstractmethod
     def step(
@@ -41,12 +43,8 @@ class Sampler(ABC):
     ) -> Float[Tensor, "sample *data"]:
         """The state at s, from the state at t < s."""
 
-    def network_calls(self, model: Predictor, steps: int) -> int:
-        """Network evaluations a sample costs over `steps` intervals."""
-        return steps * self.evaluations * model.calls
 
-
-SAMPLERS: Registry[type[Sampler]] = Registry("sampler", "slowflow.flow.samplers")
+SAMPLERS: Registry[Callable[[], Sampler]] = Registry("sampler", "slowflow.flow.samplers")
 
 
 def sampler(name: str | Sampler) -> Sampler:
@@ -81,10 +79,16 @@ def walk(
     for k in range(len(grid) - 1):
         fresh = noise(k, state) if method.stochastic and noise is not None else None
         with torch.no_grad():
-            state = method.step(model, state, grid[k], grid[k + 1], cond, fresh)
+            state = method.step(_for_step(model, grid[k]), state, grid[k], grid[k + 1], cond, fresh)
         if not bool(torch.isfinite(state).all()):
             bad = int((~torch.isfinite(state).flatten(1).all(dim=1)).nonzero()[0])
             raise NonFiniteError(
                 f"sample {bad} of the batch became NaN or infinite between t = {grid[k]:.4f} and {grid[k + 1]:.4f}"
             )
         yield k + 1, state
+
+
+def _for_step(model: Predictor, t: Tensor) -> Predictor:
+    """A guided model may decide once a step whether it guides."""
+    decide = getattr(model, "for_step", None)
+    return model if decide is None else decide(t)

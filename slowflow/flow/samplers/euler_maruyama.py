@@ -1,39 +1,39 @@
-"""Euler-Maruyama on the stochastic sampler that has the same marginals as the flow.
+"""Euler-Maruyama: the drift at the start of the step, held over it, plus noise.
 
-    d state = (u + w score) dt + sqrt(2 w) dW,      w(t) = sigma(t),      score = -noise_hat / sigma
+    state(s) = state + (s - t) (u + w score) + sqrt(2 w (s - t)) z
 
-so the drift is u - noise_hat and needs one network call a step (the official script makes two). The last step drops
-the noise: it follows the drift alone (SiT's "Mean"). Source: Ma et al. 2024, SiT, section 2.2.
+One network call a step gives velocity and score together (SiT's script makes two). `em` has equal steps;
+`em-sit` is SiT's and REPA's protocol: a last step of 0.04, so "250 steps" are 249 noisy ones and the last.
 """
 
 from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
+from functools import partial
+
 from torch import Tensor
 
-from slowflow.errors import InputError
-from slowflow.flow.model import Predictor, combine
-from slowflow.flow.samplers.base import SAMPLERS, Sampler
+from slowflow.flow.model import Predictor
+from slowflow.flow.samplers.base import SAMPLERS
+from slowflow.flow.samplers.sde import StochasticSampler
 
 
 @SAMPLERS.register(
     "em", summary="stochastic, w = sigma, one network call a step", source="Ma et al. 2024, SiT (arXiv 2401.08740)"
 )
-class EulerMaruyama(Sampler):
-    """One prediction gives velocity and score together."""
+@dataclass(frozen=True)
+class EulerMaruyama(StochasticSampler):
+    """One evaluation of the drift a step."""
 
     name = "em"
-    stochastic = True
 
-    def step(
-        self, model: Predictor, state: Tensor, t: Tensor, s: Tensor, cond: Tensor, noise: Tensor | None = None
-    ) -> Tensor:
-        """Drift over the step, then noise of variance 2 sigma(t) (s - t), none on the step that ends at t_max."""
-        data, noise_hat = model.predict(state, t, cond)
-        drift = combine(model.interpolant, data, noise_hat, t.to(state.dtype)) - noise_hat
-        mean = state + (s - t) * drift
-        if float(s) >= model.t_max:
-            return mean
-        if noise is None:
-            raise InputError("the sampler 'em' is stochastic and was given no source of noise")
-        return mean + torch.sqrt(2.0 * model.interpolant.sigma(t) * (s - t)) * noise
+    def inner(self, model: Predictor, state: Tensor, t: Tensor, s: Tensor, cond: Tensor, noise: Tensor) -> Tensor:
+        """Drift over the step, then noise."""
+        return state + (s - t) * self.drift(model, state, t, cond) + self.spread(model, t, s) * noise
+
+
+SAMPLERS.register(
+    "em-sit",
+    summary="em with a last step of 0.04, as SiT and REPA sample",
+    source="Ma et al. 2024, SiT (arXiv 2401.08740)",
+)(partial(EulerMaruyama, last_step=0.04))

@@ -8,6 +8,7 @@ on every path, as EDM, REPA and JiT have it. SiT corrects to the end, which is t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,7 +31,6 @@ class Heun(Sampler):
     last_euler: bool = False
     name = "heun"
     order = 2
-    evaluations = 2
 
     def step(
         self, model: Predictor, state: Tensor, t: Tensor, s: Tensor, cond: Tensor, noise: Tensor | None = None
@@ -42,10 +42,13 @@ class Heun(Sampler):
             return predicted
         return state + (s - t) * (first + model.velocity(predicted, s, cond)) / 2
 
-    def network_calls(self, model: Predictor, steps: int) -> int:
-        """2 a step, one less where the last step cannot be corrected."""
-        return (2 * steps - self._last_is_euler(model)) * model.calls
-
     def _last_is_euler(self, model: Predictor) -> bool:
         end = torch.tensor(model.t_max, dtype=torch.float64)
         return self.last_euler or not bool(torch.isfinite(model.interpolant.sigma_dot(end)))
+
+
+SAMPLERS.register(
+    "heun-last-euler",
+    summary="heun with an uncorrected last step, 2 N - 1 network calls for N steps",
+    source="Karras et al. 2022 (arXiv 2206.00364); REPA (arXiv 2410.06940)",
+)(partial(Heun, last_euler=True))

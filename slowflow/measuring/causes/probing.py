@@ -37,9 +37,8 @@ def step_counts(steps: int) -> tuple[int, ...]:
     return (steps, 2 * steps, 4 * steps)
 
 
-def node_times(counts: Sequence[int], t_max: float, shift: float) -> np.ndarray:
-    """Times of the coarsest grid at which energies are read: at most NODES, 0 first, the end left out."""
-    grid = uniform_grid(min(counts), end=t_max, shift=shift).numpy()
+def node_times(grid: np.ndarray) -> np.ndarray:
+    """Times of the coarsest grid at which energies are read: at most NODES, the first one first, the end left out."""
     inner = np.unique(np.round(np.linspace(0, len(grid) - 2, min(NODES, len(grid) - 2) + 1)).astype(int))
     return grid[inner] if len(grid) > 2 else grid
 
@@ -63,7 +62,7 @@ class Causes:
     @property
     def nodes(self) -> np.ndarray:
         """[node], 0 first."""
-        return node_times(self.counts, self.field.t_max, self.source.probe.shift)
+        return node_times(self._grid(min(self.counts)).numpy())
 
     @torch.no_grad()
     def probe(self, ids: np.ndarray) -> dict[str, np.ndarray]:
@@ -95,7 +94,7 @@ class Causes:
         return sampler(self.source.probe.sampler)
 
     def _grid(self, count: int) -> Tensor:
-        return uniform_grid(count, end=self.field.t_max, shift=self.source.probe.shift)
+        return self.source.times(count)
 
     def _walk(self, state: Tensor, ids: np.ndarray, grid: Tensor, method: Sampler) -> Iterator[tuple[int, Tensor]]:
         device = self._device()
@@ -123,7 +122,8 @@ class Causes:
     def _round_trip(self, noise: Tensor, data: Tensor, ids: np.ndarray, count: int) -> np.ndarray:
         """|x'' - x| / |x| for a real state x near the data, taken to noise and back in `count` steps each: [sample, 1]."""
         end = min(INVERT_FROM, self.field.t_max)
-        grid = uniform_grid(count, end=end, shift=self.source.probe.shift)
+        first = float(self._grid(count)[0])
+        grid = uniform_grid(count, start=first, end=end, shift=self.source.probe.shift)
         method = Euler() if self._method().stochastic else self._method()
         begin = self.field.interpolant.state(noise, data, grid[-1])
         state = begin
