@@ -275,8 +275,9 @@ def test_guided_states_are_compared_with_unguided_ones_and_these_with_the_nulls(
     assert found.reason.endswith("read from unguided sampling, which the nulls belong to")
     assert not found.estimates["excess_genuine"].excludes(0.2)
     added = found.estimates["guided_minus_unguided"]
-    assert added.value == pytest.approx(-0.8, abs=1e-9)  # 2 x -0.4, paired: no noise
-    assert added.high - added.low < 1e-9
+    # 2 x -0.4, paired: no noise but that of the genuine curve which m is calibrated on
+    assert added.value == pytest.approx(-0.8, abs=0.01)
+    assert added.high - added.low < 0.01
     assert found.estimates["band"].value < 0.0  # the raw fan is that of the states as they were sampled
 
 
