@@ -23,6 +23,8 @@ from slowflow.measuring.slack import Reading, Slack, everyone
 from slowflow.records import Estimate
 
 T_MIN = 0.3
+END = 1.0 - 1e-9
+"""Times from here on do not enter where there are others: no noise is left, m is pinned or clipped at the end."""
 BLIND = 0.5
 """Null scatter of one state's slack above which a time is left out: such a state cannot tell t from t / 2."""
 BLIND_MEAN = 0.1
@@ -60,9 +62,11 @@ def with_interval(value: float, resampled: np.ndarray, n: int, level: float = LE
 def calibrate(null: Reading) -> tuple[np.ndarray, np.ndarray]:
     """(weights [time] that sum to 1, which times were left out as blind [time]).
 
-    Zero below T_MIN. Where every time is blind none is left out, and `blind` says so.
+    Zero below T_MIN and at the end. Where every time is blind none is left out, and `blind` says so.
     """
     late = null.t >= min(T_MIN, null.t.max())
+    if (late & (null.t < END)).any():
+        late &= null.t < END
     variance = null.variance()
     middle = float(np.median(variance[late]))
     if middle <= NO_SCATTER:

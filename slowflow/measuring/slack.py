@@ -79,23 +79,18 @@ class Clock:
         square: [n, time], unbiased estimates of a squared coefficient, one a state; single ones may be negative.
         t: [time], above 0.
         time_of: coefficient -> the t at which the path has it; for the noise clock it falls with the coefficient.
-        behind: [n, time], unbiased estimates of how far the class mean in a state is from alpha(t).
-        leak: [n, time], what a unit of its square adds to `square`.
     """
 
     square: np.ndarray
     t: np.ndarray
     time_of: Callable[[np.ndarray], np.ndarray]
-    behind: np.ndarray
-    leak: np.ndarray
 
     def __len__(self) -> int:
         return len(self.square)
 
     def coefficient(self, drawn: np.ndarray) -> np.ndarray:
         """The coefficient at each time in each resample, at least 0: [resamples, time]."""
-        square, behind, leak = (mean_curve(x, drawn) for x in (self.square, self.behind, self.leak))
-        return np.sqrt(np.maximum(square - behind**2 * leak, 0.0))
+        return np.sqrt(np.maximum(mean_curve(self.square, drawn), 0.0))
 
     def mean_slack(self, drawn: np.ndarray) -> np.ndarray:
         """[resamples, time]."""
@@ -103,7 +98,7 @@ class Clock:
 
     def variance(self) -> np.ndarray:
         """[time]: (d slack / d square)^2 x variance of the squares."""
-        square = np.square(self.coefficient(everyone(self))[0])
+        square = self.square.mean(axis=0)
         step = 1e-4 * np.maximum(np.abs(square), 1e-6)
         up, down = (self.time_of(np.sqrt(np.maximum(square + k * step, 0.0))) for k in (1, -1))
         slope = (up - down) / (2.0 * step * self.t)

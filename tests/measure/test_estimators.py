@@ -166,9 +166,9 @@ def test_a_pinned_end_does_not_take_all_the_weight() -> None:
 
 
 def test_a_clock_is_blind_by_its_mean_not_by_its_states() -> None:
-    draw, nothing = np.random.default_rng(23), np.zeros((N, len(T)))
+    draw = np.random.default_rng(23)
     loud = T**2 * (1 + 2.0 * draw.normal(size=(N, len(T))))  # one state scatters by 1, the mean of 400 by 0.05
-    weight, blind = calibrate(Clock(loud, T, lambda value: value, nothing, nothing))
+    weight, blind = calibrate(Clock(loud, T, lambda value: value))
     assert not blind.any()
     assert np.count_nonzero(weight) == np.count_nonzero(T >= 0.3)
 

@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 
 from slowflow.config import canonical
 from slowflow.errors import InputError
-from slowflow.figures.gamma import meaning
+from slowflow.figures.gamma import place
 from slowflow.measuring import gamma
 from slowflow.measuring.bootstrap import interval, weights
 from slowflow.measuring.estimators import quantile_edges
@@ -34,12 +34,12 @@ def made(
 
 def clocks(a: np.ndarray, b: np.ndarray, seed: int = 0, n: int = N) -> tuple[Clock, Clock]:
     """Signal and noise clock of states with coefficients a and b [time] on the linear path."""
-    draw, nothing = np.random.default_rng(seed), np.zeros((n, len(T)))
+    draw = np.random.default_rng(seed)
     signal = a**2 * (1 + 0.3 * draw.normal(size=(n, len(T))))
     noise = b**2 * (1 + 0.1 * draw.normal(size=(n, len(T)))) + 1e-4 * draw.normal(size=(n, len(T)))
     return (
-        Clock(signal, T, lambda value: value, nothing, nothing),
-        Clock(noise, T, lambda value: 1.0 - value, nothing, nothing),
+        Clock(signal, T, lambda value: value),
+        Clock(noise, T, lambda value: 1.0 - value),
     )
 
 
@@ -275,8 +275,9 @@ def test_guided_states_are_compared_with_unguided_ones_and_these_with_the_nulls(
     assert found.reason.endswith("read from unguided sampling, which the nulls belong to")
     assert not found.estimates["excess_genuine"].excludes(0.2)
     added = found.estimates["guided_minus_unguided"]
-    assert added.value == pytest.approx(-0.8, abs=1e-9)  # 2 x -0.4, paired: no noise
-    assert added.high - added.low < 1e-9
+    # 2 x -0.4, paired: no noise but that of the genuine curve which m is calibrated on
+    assert added.value == pytest.approx(-0.8, abs=0.01)
+    assert added.high - added.low < 0.01
     assert found.estimates["band"].value < 0.0  # the raw fan is that of the states as they were sampled
 
 
@@ -308,7 +309,7 @@ def test_a_fit_becomes_json_and_every_estimate_has_a_meaning() -> None:
     assert back["log_snr_gap"]["value"] > 0
     assert len(back["curve"]) == len(back["isotonic"])
     for name in found.estimates:
-        assert meaning(name) != name
+        assert place(name)[1] != name
 
 
 def test_a_fit_takes_about_a_second_at_500_trajectories_and_50_times() -> None:

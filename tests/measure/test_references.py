@@ -223,6 +223,19 @@ def test_a_lagging_class_mean_does_not_leak_into_the_clocks() -> None:
     assert found["noise clock"].coefficient(one)[0, 0] == pytest.approx(0.5, rel=0.02)
 
 
+def test_a_lag_that_differs_from_state_to_state_is_read_as_a_root_mean_square() -> None:
+    """Strong class means included: what their lag adds is taken out state by state, not by its mean."""
+    field, n = spectral(), 4000
+    shift = 6.0 * (field.axes[:, 3] + field.axes[:, 40] + field.axes[:, 90]).numpy()
+    noise, data = np.random.default_rng(2).normal(size=(n, 128)), draws(field, n, 3) + shift
+    m = 0.8 * (1.0 - 0.5 * np.random.default_rng(4).uniform(size=n))[:, None]
+    states = (m * data + (1.0 - m) * noise)[:, None]
+    found = clocks_of(batch_of(states, noise, data, np.array([0.8])), bank_of(draws(field, 4000, 1) + shift))
+    one = everyone(found["signal clock"])
+    assert found["signal clock"].coefficient(one)[0, 0] == pytest.approx(np.sqrt(np.mean(m**2)), rel=0.04)
+    assert found["noise clock"].coefficient(one)[0, 0] == pytest.approx(np.sqrt(np.mean((1 - m) ** 2)), rel=0.04)
+
+
 def test_a_flat_spectrum_is_refused_by_name() -> None:
     with pytest.raises(DataError, match="nearly the same variance along every axis"):
         readout(np.full(64, 0.7), 0.5, 0.5)

@@ -211,11 +211,10 @@ def readings_of(states: np.ndarray, t: np.ndarray) -> dict[str, Reading]:
     for k, time in enumerate(t):
         weight = 1.0 / (time**2 * VARIANCE + (1 - time) ** 2 + 0.01 * VARIANCE.mean()) ** 2
         squares[:, :, k] = np.linalg.solve((columns * weight) @ columns.T, columns * weight) @ np.square(states[:, k]).T
-    nothing = np.zeros(states.shape[:2])
     return {
-        "level": Slack(grid[score.argmin(axis=1)].reshape(states.shape[:2]), t, nothing),
-        "signal clock": Clock(squares[0], t, lambda value: value, nothing, nothing),
-        "noise clock": Clock(squares[1], t, lambda value: 1.0 - value, nothing, nothing),
+        "level": Slack(grid[score.argmin(axis=1)].reshape(states.shape[:2]), t, np.zeros(states.shape[:2])),
+        "signal clock": Clock(squares[0], t, lambda value: value),
+        "noise clock": Clock(squares[1], t, lambda value: 1.0 - value),
     }
 
 
@@ -242,7 +241,7 @@ def test_ten_steps_on_an_exact_flow_are_invisible_to_level_and_plain_to_the_sign
     assert "100% as much under 'signal clock'" in found.reason
     assert abs(found.estimates["excess_exact"].value) < 0.01
     assert abs(found.estimates["noise_exact"].value) < 0.01  # Euler takes noise out on schedule
-    assert found.estimates["signal_exact"].low > 0.3
+    assert found.estimates["signal_exact"].low > 0.2
 
 
 def test_an_oversmoothed_denoiser_lags_in_the_signal_alone() -> None:

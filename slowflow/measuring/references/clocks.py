@@ -13,7 +13,8 @@ trajectories is a clock.
 Two clocks, because one time m is not enough: a step of Euler on an exact flow takes noise out on schedule, while the
 signal lags by about a step; `level` sees mostly the noise where most axes of the data hold little variance.
 The class mean is taken out because a sampler that lags in everything else has it right from the first step on. Where the
-mean itself lags, by c - alpha, it adds (c - alpha)^2 mu_i^2 to the energies; c is estimated too and this is subtracted.
+mean itself lags, by c - alpha, it adds (c - alpha)^2 mu_i^2 to the energies. c - alpha is estimated twice in every state, on
+even and on odd axes; the product of the two is an unbiased estimate of the square, and what it adds is subtracted.
 Source: second moments of the interpolant; the reading is SlowFlow's.
 """
 
@@ -45,39 +46,35 @@ class Clocks:
     shares_noise = False
 
     def observe(self, batch: Trajectories, bank: Bank) -> dict[str, np.ndarray]:
-        """Unbiased estimates of a^2 (`signal`), b^2 (`noise`) and c - alpha (`behind`) of every state, [sample, time].
-
-        `signal-leak`, `noise-leak`: what a unit of (c - alpha)^2 adds to the first two.
+        """`signal` and `noise`: unbiased estimates of a^2 and b^2 of every state, [sample, time].
 
         Raises:
             DataError: the data have the same variance along every axis.
         """
         axes, within = bank.spectrum.axes, bank.within
         means = np.stack([within.means[int(label)] for label in batch.labels])
-        squares, leaks = np.empty((2, *batch.states.shape[:2])), np.empty((2, *batch.states.shape[:2]))
-        behind = np.empty(batch.states.shape[:2])
+        squares = np.empty((2, *batch.states.shape[:2]))
         for k, t in enumerate(torch.from_numpy(batch.grid)):
             alpha, sigma = float(batch.path.alpha(t)), float(batch.path.sigma(t))
             rest, weights = batch.states[:, k] @ axes - alpha * means, readout(within.variance, alpha, sigma)
-            squares[:, :, k], leaks[:, :, k] = weights @ np.square(rest).T, weights @ np.square(means).T
             weight = 1.0 / (alpha**2 * within.variance + sigma**2 + EASED * within.variance.mean())
-            behind[:, k] = ((rest * means) @ weight) / np.maximum(np.square(means) @ weight, LEAST)
-        return {
-            "signal": squares[0],
-            "noise": squares[1],
-            "behind": behind,
-            "signal-leak": leaks[0],
-            "noise-leak": leaks[1],
-        }
+            lagging = np.prod(
+                [_behind(rest[:, half::2], means[:, half::2], weight[half::2]) for half in (0, 1)], axis=0
+            )
+            squares[:, :, k] = weights @ np.square(rest).T - (weights @ np.square(means).T) * lagging
+        return {"signal": squares[0], "noise": squares[1]}
 
     def clocks(self, stored: Mapping[str, np.ndarray], t: np.ndarray, path: Interpolant) -> dict[str, Clock]:
         """The signal clock and the noise clock."""
         return {
-            f"{name} clock": Clock(
-                stored[name], t, inverse(of, path.straight), stored["behind"], stored[f"{name}-leak"]
-            )
+            f"{name} clock": Clock(stored[name], t, inverse(of, path.straight))
             for name, of in (("signal", path.alpha), ("noise", path.sigma))
         }
+
+
+def _behind(rest: np.ndarray, means: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """c - alpha of each state, by least squares of what is left of it on the mean of its class: [sample]."""
+    return np.asarray(((rest * means) @ weight) / np.maximum(np.square(means) @ weight, LEAST))
 
 
 def readout(variance: np.ndarray, alpha: float, sigma: float) -> np.ndarray:
