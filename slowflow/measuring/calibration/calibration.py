@@ -8,7 +8,7 @@ nothing at all, on lags of known size, on faults, and on pairings that are wrong
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,7 @@ def calibrate(
         ConfigMismatchError: the folder holds another run.
     """
     data.must_have_shape(model.shape)
+    model = _bare(model)
     if not TIMES[0] <= times <= TIMES[1]:
         raise InputError(f"times is {times}, expected between {TIMES[0]} and {TIMES[1]}")
     probe = Probe(samples=samples, steps=(times,), references=_named(references), seed=seed, shard=_shard(shard, model))
@@ -171,6 +172,18 @@ def _named(names: Sequence[str]) -> tuple[str, ...]:
                 "can be planted in them here; its exact null stands in every measurement (slowflow measure)"
             )
     return found
+
+
+def _bare(model: FlowModel) -> FlowModel:
+    """A stand-in with the model's shape, path, classes and end, on a grid without shift: the network is never asked.
+
+    A table of noise levels is stood in for by the path that has the same states and derivatives.
+    """
+    path, end = model.interpolant.twin(torch.tensor(model.t_max, dtype=torch.float64))
+    bare = FlowModel.from_callable(
+        lambda state, t, cond: state, shape=model.shape, interpolant=path, classes=model.classes, name=model.name
+    )
+    return replace(bare, t_max=float(end))
 
 
 def _shard(asked: int | None, model: FlowModel) -> int:
