@@ -405,5 +405,5 @@ class Measurement:
 
 def _rows(table: pd.DataFrame) -> list[dict[str, float | None]]:
     """Rows as plain values; what could not be estimated is None."""
-    rows: list[dict[str, Any]] = table.to_dict("records")
-    return [{key: None if pd.isna(value) else value for key, value in row.items()} for row in rows]
+    rows = table.to_dict("records")
+    return [{str(key): None if pd.isna(value) else value for key, value in row.items()} for row in rows]
