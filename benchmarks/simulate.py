@@ -337,9 +337,9 @@ def _true_shares(
 
 SIMULATIONS: dict[str, tuple[Callable[[int], Result], int]] = {
     "coverage": (coverage, 400),
-    "velocity": (velocity, 40),
-    "lag": (lag, 100),
-    "causes": (causes, 20),
+    "causes": (causes, 8),
+    "lag": (lag, 60),
+    "velocity": (velocity, 12),
 }
 
 
