@@ -22,7 +22,19 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = [flag for name in ALL for flag in ("--reference", name)]
     flags += [flag for name in ("norms", "delta", "sliced") for flag in ("--measure", name)]
     text, _ = slowflow(
-        "measure", "digits-sit", "--data", "digits", "--out", out, "--samples", "60", "--steps", "8", "--threads", "1", *flags
+        "measure",
+        "digits-sit",
+        "--data",
+        "digits",
+        "--out",
+        out,
+        "--samples",
+        "60",
+        "--steps",
+        "8",
+        "--threads",
+        "1",
+        *flags,
     )
     for name in (*ALL[:-2], "signal clock", "noise clock", "timeshift"):
         assert f"reference {name}" in text
@@ -62,7 +74,9 @@ def test_diagnose_opens_model_and_data_again(everything: Path) -> None:
 
 def test_diagnose_refuses_what_it_cannot_divide(everything: Path, tmp_path: Path) -> None:
     refused("diagnose", tmp_path / "nothing", says="no such run folder")
-    refused("diagnose", everything, "--steps", "8", "--steps", "16", "--out", tmp_path / "a", says="cannot be extrapolated")
+    refused(
+        "diagnose", everything, "--steps", "8", "--steps", "16", "--out", tmp_path / "a", says="cannot be extrapolated"
+    )
     refused(
         "diagnose", everything, "--model", "mnist-sit", "--data", "mnist5k", "--out", tmp_path / "b",
         says="is not the data that",
@@ -90,7 +104,16 @@ def test_calibrate_refuses_references_with_another_start() -> None:
 def test_the_approximate_index_prints_what_it_costs(tmp_path: Path) -> None:
     pytest.importorskip("faiss")
     text, _ = slowflow(
-        "measure", "digits-sit", "--data", "digits", "--out", tmp_path / "a", *SMALL, "--backend", "approximate", "--quiet"
+        "measure",
+        "digits-sit",
+        "--data",
+        "digits",
+        "--out",
+        tmp_path / "a",
+        *SMALL,
+        "--backend",
+        "approximate",
+        "--quiet",
     )
     assert "approximate search under 'nearest': recall" in text
     assert "signed error in m" in text
