@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,16 @@ from slowflow.errors import InputError
 from slowflow.evaluating.evaluation import Evaluation
 from slowflow.io.run import read_manifest
 from slowflow.measuring import gamma as gammas
+from slowflow.measuring.calibration.calibration import Calibration
+from slowflow.measuring.causes.diagnosis import Diagnosis
+from slowflow.measuring.estimators import Curves, Draws, mean_curves
 from slowflow.measuring.measurement import Measurement
+from slowflow.measuring.slack import Reading
+from slowflow.measuring.straight import straightened
 from slowflow.records import Estimate, GammaFit
+
+BESIDE = ("diagnose", "calibrate")
+"""Kinds of runs that stand beside measurements and are no arms themselves."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +51,9 @@ class RunResult:
     Args:
         path: the run folder, or the folder of the first result.
         arms: in the order they are shown.
-        measurements, evaluations: by arm name; either may lack an arm.
+        measurements, evaluations, diagnoses: by arm name; each may lack an arm.
         check: the losses of the time-direction check.
+        calibrations: of the instrument on data like these.
     """
 
     path: Path
@@ -50,36 +61,33 @@ class RunResult:
     measurements: dict[str, Measurement]
     evaluations: dict[str, Evaluation]
     check: dict[str, Any] = field(default_factory=dict)
+    diagnoses: dict[str, Diagnosis] = field(default_factory=dict)
+    calibrations: list[Calibration] = field(default_factory=list)
 
     @classmethod
     def load(cls, *paths: str | Path) -> RunResult:
-        """Open one finished run folder, or any number of measurements and evaluations.
+        """Open one finished run folder, or any number of measurements, evaluations, diagnoses and calibrations.
+
+        A diagnosis inside a measurement's folder is found by itself; one that is given goes to the measurement that it
+        is of, or stands alone.
 
         Raises:
-            InputError: nothing given, an unfinished folder, or one that holds neither.
+            InputError: nothing given, an unfinished folder, or one that holds something else.
         """
         if not paths:
             raise InputError("no run folder was given")
-        first = Path(paths[0])
-        if len(paths) == 1 and read_manifest(first)["kind"] == "run":
-            return collect(first, read_manifest(first, "run")["result"])
-        arms: dict[str, Arm] = {}
-        measurements: dict[str, Measurement] = {}
-        evaluations: dict[str, Evaluation] = {}
-        for path in map(Path, paths):
-            manifest = read_manifest(path)
-            kind, name = manifest["kind"], _free_name(path.resolve(), manifest, measurements, evaluations)
-            arms.setdefault(name, Arm(name, name, "base" if not arms else "other"))
-            if kind == "measure":
-                measurements[name] = Measurement.load(path)
-            elif kind == "evaluate":
-                evaluations[name] = Evaluation.load(path)
-            else:
-                raise InputError(
-                    f"{path} holds a '{kind}' run; measurements, evaluations or one whole run can be shown"
-                )
-        _refuse_unlike(list(evaluations.values()))
-        return cls(first, list(arms.values()), measurements, evaluations)
+        kinds = {Path(path): read_manifest(path)["kind"] for path in paths}
+        first = next(iter(kinds))
+        whole = [path for path, kind in kinds.items() if kind == "run"]
+        if whole == [first] and set(kinds.values()) <= {"run", *BESIDE}:
+            found = collect(first, read_manifest(first, "run")["result"])
+        else:
+            found = _gathered(first, {path: kind for path, kind in kinds.items() if kind not in BESIDE})
+        for path in (path for path, kind in kinds.items() if kind == "diagnose"):
+            _attach(found, Diagnosis.load(path))
+        found.calibrations.extend(Calibration.load(path) for path, kind in kinds.items() if kind == "calibrate")
+        refuse_other_world(found)
+        return found
 
     @property
     def base(self) -> Arm:
@@ -98,10 +106,90 @@ class RunResult:
                 return self.measurements[arm.name]
         raise InputError(f"{self.path} holds no measurement")
 
-    @property
+    @cached_property
     def fit(self) -> GammaFit:
         """gamma of that measurement."""
         return self.measured.suggest()
+
+    @property
+    def diagnosis(self) -> Diagnosis | None:
+        """The diagnosis the page speaks of: that of the first arm that has one."""
+        return next((self.diagnoses[arm.name] for arm in self.arms if arm.name in self.diagnoses), None)
+
+    @cached_property
+    def raw_curves(self) -> dict[str, Curves]:
+        """reading -> mean slack by time of every kind, with the resamples of the fit, m as it was read."""
+        draws = Draws(int(self.measured.config["probe"]["seed"]))
+        return {name: mean_curves(name, _heard(kinds), draws) for name, kinds in self.measured.readings().items()}
+
+    @cached_property
+    def curves(self) -> dict[str, Curves]:
+        """The same as the fit sees them: the main reference is calibrated on genuine states first."""
+        name, draws = self.fit.excess_reference, Draws(int(self.measured.config["probe"]["seed"]))
+        main = straightened(self.measured.readings()[name])
+        return {**self.raw_curves, name: mean_curves(name, _heard(main), draws)}
+
+    @property
+    def heard(self) -> list[str]:
+        """Readings the verdict is read from: that of the excess, then the clocks."""
+        names = dict.fromkeys((self.fit.excess_reference, *gammas.CLOCKS))
+        return [name for name in names if name in self.curves and {"genuine", "exact"} & self.curves[name].n.keys()]
+
+    @property
+    def subject(self) -> str:
+        """The kind that nulls are compared with: unguided states where sampling was guided, else the model's."""
+        return gammas.subject_of(self.measured.readings()[self.fit.excess_reference])
+
+
+def _heard(kinds: Mapping[str, Reading]) -> dict[str, Reading]:
+    """Kinds that enter fits."""
+    return {kind: kinds[kind] for kind in gammas.HEARD if kind in kinds}
+
+
+def _gathered(first: Path, kinds: dict[Path, str]) -> RunResult:
+    """Measurements and evaluations, an arm a folder."""
+    found = RunResult(first, [], {}, {})
+    for path, kind in kinds.items():
+        if kind not in ("measure", "evaluate"):
+            raise InputError(
+                f"{path} holds a '{kind}' run; measurements, evaluations, diagnoses, calibrations or one whole run can "
+                "be shown"
+            )
+        name = _free_name(path.resolve(), read_manifest(path), found.measurements, found.evaluations)
+        if name not in [arm.name for arm in found.arms]:
+            found.arms.append(Arm(name, name, "other" if found.arms else "base"))
+        if kind == "measure":
+            found.measurements[name] = Measurement.load(path)
+            found.diagnoses.update(_inside(name, path))
+        else:
+            found.evaluations[name] = Evaluation.load(path)
+    _refuse_unlike(list(found.evaluations.values()))
+    return found
+
+
+def _inside(name: str, path: Path) -> dict[str, Diagnosis]:
+    """The finished diagnosis inside a measurement's folder, by the name of the arm."""
+    inner = path / "diagnosis"
+    return {name: Diagnosis.load(inner)} if (inner / "manifest.json").exists() else {}
+
+
+def _attach(found: RunResult, diagnosis: Diagnosis) -> None:
+    """Put a diagnosis beside the measurement of the same model, data and protocol, else into an arm of its own."""
+    for name, measured in found.measurements.items():
+        if _protocol(measured.config) == _protocol(diagnosis.config):
+            found.diagnoses[name] = diagnosis
+            return
+    name = diagnosis.path.resolve().name
+    while name in [arm.name for arm in found.arms]:
+        name = f"{name} (diagnosis)"
+    found.arms.append(Arm(name, name, "other" if found.arms else "base"))
+    found.diagnoses[name] = diagnosis
+
+
+def _protocol(config: dict[str, Any]) -> dict[str, Any]:
+    """What a measurement and its diagnosis have in common."""
+    probe = {key: value for key, value in config["probe"].items() if key != "samples"}
+    return {"model": config["model"], "data": config["data"], "probe": probe}
 
 
 def _refuse_unlike(evaluations: list[Evaluation]) -> None:
@@ -113,6 +201,18 @@ def _refuse_unlike(evaluations: list[Evaluation]) -> None:
             raise InputError(
                 f"{evaluations[0].path} and {other.path} differ in {unlike[0]}: {mine[unlike[0]]} and {theirs[unlike[0]]}"
             )
+
+
+def refuse_other_world(found: RunResult) -> None:
+    """A calibration says something only of measurements on the same data, shape and path."""
+    for calibration in found.calibrations:
+        for measured in found.measurements.values():
+            mine = [measured.config["data"]["name"], measured.facts["interpolant"], list(measured.facts["shape"])]
+            theirs = [calibration.facts[key] for key in ("data", "interpolant", "shape")]
+            if mine != theirs:
+                raise InputError(
+                    f"{calibration.path} was calibrated on {theirs} and {measured.path} measured on {mine}; calibrate again"
+                )
 
 
 def _free_name(
@@ -131,7 +231,8 @@ def collect(path: Path, result: dict[str, Any]) -> RunResult:
     arms = [Arm(**arm) for arm in result["arms"]]
     measurements = {arm.name: Measurement.load(path / f"measure-{arm.name}") for arm in arms}
     evaluations = {arm.name: Evaluation.load(path / f"evaluate-{arm.name}") for arm in arms}
-    return RunResult(path, arms, measurements, evaluations, result["check"])
+    diagnoses = {k: v for arm in arms for k, v in _inside(arm.name, path / f"measure-{arm.name}").items()}
+    return RunResult(path, arms, measurements, evaluations, result["check"], diagnoses)
 
 
 def lag_change(before: Measurement, after: Measurement) -> Estimate:

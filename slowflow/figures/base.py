@@ -23,6 +23,41 @@ FORMATS = ("png", "svg", "pdf")
 
 
 @dataclass(frozen=True)
+class Panels:
+    """How many panels a table needs, and how they stand on paper.
+
+    Args:
+        count: panels, in reading order.
+        width, height: of one, in inches.
+        columns: most panels in a row; the rows come out as even as they can.
+        heights: relative heights of the rows; all alike when empty.
+        stretch: the last panel takes what is left of its row.
+    """
+
+    count: int
+    width: float
+    height: float
+    columns: int = 4
+    heights: tuple[float, ...] = ()
+    stretch: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of panels."""
+        return -(-self.count // self.columns)
+
+    @property
+    def across(self) -> int:
+        """Panels in a full row."""
+        return -(-self.count // self.rows)
+
+    @property
+    def inches(self) -> tuple[float, float]:
+        """Width and height of the paper."""
+        return self.width * self.across, self.height * self.rows
+
+
+@dataclass(frozen=True)
 class Figure:
     """One figure.
 
@@ -31,7 +66,7 @@ class Figure:
         caption: how to read it, two or three sentences.
         data: everything it shows, as a table; raises InputError when the result lacks it.
         draw: paints the table on axes.
-        panels: how many axes the table needs, and their size in inches.
+        panels: how many axes the table needs, their size, and how they stand.
         alt: one sentence for those who cannot see it, made from the table.
     """
 
@@ -39,7 +74,7 @@ class Figure:
     caption: str
     data: Callable[[RunResult], pd.DataFrame]
     draw: Callable[[pd.DataFrame, list[Axes]], None]
-    panels: Callable[[pd.DataFrame], tuple[int, float, float]]
+    panels: Callable[[pd.DataFrame], Panels]
     alt: Callable[[pd.DataFrame], str]
     arms: bool = False
     """True when every arm is drawn, False when only the first measured one is."""
@@ -51,11 +86,15 @@ FIGURES: Registry[Figure] = Registry("figure", "slowflow.figures")
 def canvas(figure: Figure, table: pd.DataFrame) -> Canvas:
     """Draw a figure's table on a fresh canvas (no global state, no window)."""
     with matplotlib.rc_context(STYLE):
-        count, width, height = figure.panels(table)
-        paper = Canvas(figsize=(width * count, height), layout="constrained")
-        axes = paper.subplots(1, count, squeeze=False)
-        figure.draw(table, list(np.ravel(axes)))
-        paper.canvas.draw()
+        panels = figure.panels(table)
+        paper = Canvas(figsize=panels.inches, layout="constrained")
+        grid = paper.add_gridspec(panels.rows, panels.across, height_ratios=panels.heights or None)
+        places = [divmod(k, panels.across) for k in range(panels.count)]
+        cells = [grid[row, column] for row, column in places]
+        if panels.stretch:
+            row, column = places[-1]
+            cells[-1] = grid[row, column:]
+        figure.draw(table, [paper.add_subplot(cell) for cell in cells])
         return paper
 
 

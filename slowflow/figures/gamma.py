@@ -1,88 +1,93 @@
-"""Every estimate of gamma with its interval."""
+"""Every estimate of gamma with its interval, grouped by what it is read from."""
 
 from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 
-from slowflow.figures.base import FIGURES, Figure
-from slowflow.figures.style import BLUE, INK, ORANGE
+from slowflow.figures.base import FIGURES, Figure, Panels
+from slowflow.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, number
 from slowflow.results import RunResult
 
-MEANING = {
-    "band": "band: width of the raw fan",
-    "q50": "raw fan, line through the median",
-    "q90": "raw fan, line above 90 %",
-    "excess_genuine": "excess over genuine states",
-    "excess_exact": "excess over a perfect model",
-    "excess_coarse": "excess over a perfect model, same steps",
-    "spread": "spread over genuine states",
-    "edge": "edge over genuine states",
-    "slope": "excess left at step size zero",
-    "step_term": "excess due to the step size",
-    "floor": "what the instrument makes by itself",
-    "guided_minus_unguided": "what guidance adds",
+EXCESS = {
+    "genuine": "over genuine states",
+    "exact": "over a perfect model",
+    "coarse": "over a perfect model, same steps",
+    "spread": "width by the spread, over genuine states",
+    "edge": "width by the edge, over genuine states",
+    "slope": "left at step size zero",
+    "step_term": "due to the step size",
+    "floor": "made by the instrument alone",
+    "guided_minus_unguided": "added by guidance",
 }
-OF_CLOCK = {
-    "genuine": MEANING["excess_genuine"],
-    "exact": MEANING["excess_exact"],
-    "coarse": MEANING["excess_coarse"],
-    **MEANING,
+RAW = {
+    "band": "band: line below 95 % of states",
+    "q50": "line through the median",
+    "q90": "line below 90 % of states",
 }
+CLOCKS = ("signal", "noise")
+COLOUR = {"raw": GREY, "excess": BLUE, "signal": PURPLE, "noise": GREEN}
 
 
-def meaning(name: str) -> str:
-    """What an estimate says; those of a clock carry its name first."""
-    clock, _, rest = name.partition("_")
-    if clock in ("signal", "noise") and rest in OF_CLOCK:
-        return f"{clock} clock: {OF_CLOCK[rest]}"
-    return MEANING.get(name, name)
+def place(name: str) -> tuple[str, str]:
+    """(family: raw, excess, signal or noise; what the estimate says)."""
+    if name in RAW:
+        return "raw", RAW[name]
+    family, _, rest = name.partition("_")
+    if family in CLOCKS and rest in EXCESS:
+        return family, EXCESS[rest]
+    return "excess", EXCESS.get(rest if family == "excess" else name, name)
 
 
 def data(result: RunResult) -> pd.DataFrame:
-    """name, meaning, value, low, high, chosen."""
+    """name, family, group, meaning, value, low, high, chosen; in reading order."""
     fit = result.fit
-    rows = [
-        {
-            "name": name,
-            "meaning": meaning(name),
-            "value": one.value,
-            "low": one.low,
-            "high": one.high,
-            "chosen": name == fit.method,
-        }
-        for name, one in fit.estimates.items()
-    ]
+    groups = {
+        "raw": f"raw fan, no null taken off ('{fit.band_reference}')",
+        "excess": f"excess ('{fit.excess_reference}')",
+        **{clock: f"excess ({clock} clock)" for clock in CLOCKS},
+    }
+    rows = []
+    for family, group in groups.items():
+        for name, one in fit.estimates.items():
+            own, meaning = place(name)
+            if own == family:
+                same = {"name": name, "family": family, "group": group, "meaning": meaning}
+                rows.append(
+                    {**same, "value": one.value, "low": one.low, "high": one.high, "chosen": name == fit.method}
+                )
     return pd.DataFrame(rows)
 
 
 def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
-    """A dot and a bar an estimate; the recommended one in orange."""
+    """A dot and a bar an estimate, under the name of its group; the one of `--gamma auto` in orange."""
     panel = axes[0]
+    labels: list[str] = []
     panel.axvline(0.0, color=INK, linewidth=1.0)
-    for row, entry in enumerate(table.to_dict("records")):
-        colour = ORANGE if entry["chosen"] else BLUE
-        panel.hlines(row, entry["low"], entry["high"], color=colour, linewidth=3, alpha=0.5)
-        panel.plot([entry["value"]], [row], "o", color=colour)
-        label = f"{entry['value']:.3f}".replace("-", "−")
-        panel.annotate(
-            label,
-            (entry["value"], row),
-            (0, 8),
-            textcoords="offset points",
-            ha="center",
-            fontsize=9,
-            backgroundcolor="white",
-        )
-    panel.set_yticks(range(len(table)), list(table["meaning"]))
-    panel.invert_yaxis()
-    panel.set(xlabel="gamma (width of [(1−γ)t, t]; negative = fast)")
-    panel.margins(y=0.2)
+    for group, part in table.groupby("group", sort=False):
+        labels.append(str(group))
+        for row in part.to_dict("records"):
+            y, colour = len(labels), ORANGE if row["chosen"] else COLOUR[row["family"]]
+            panel.hlines(y, row["low"], row["high"], color=colour, linewidth=4, alpha=0.45)
+            panel.plot([row["value"]], [y], "o", color=colour)
+            text = f"{number(row['value'])}  [{number(row['low'])}, {number(row['high'])}]"
+            panel.annotate(
+                text, (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=9.5, annotation_clip=False
+            )
+            labels.append(row["meaning"])
+    panel.set_yticks(range(len(labels)), labels)
+    for tick in panel.yaxis.get_ticklabels():
+        if isinstance(tick, Text) and tick.get_text() in set(table["group"]):
+            tick.set_fontweight("bold")
+    panel.tick_params(axis="y", length=0)
+    panel.grid(axis="y", visible=False)
+    panel.set(ylim=(len(labels) - 0.3, -0.7), xlabel="gamma, the width of [(1 − γ) t, t]; below zero: fast")
 
 
 def alt(table: pd.DataFrame) -> str:
     """All values."""
-    parts = [f"{row.meaning} {row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in table.itertuples()]
+    parts = [f"{r.group}, {r.meaning} {r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in table.itertuples()]
     return "Estimates of gamma with 95 % intervals: " + "; ".join(parts) + "."
 
 
@@ -90,14 +95,15 @@ FIGURES.register("gamma", summary="every estimate of gamma with its interval", s
     Figure(
         title="Which gamma follows?",
         caption=(
-            "Two kinds of gamma that answer different questions. The band (orange, recommended) is the width of the raw "
-            "fan and contains what a perfect model draws too; the excess is what is left above a null and says how much "
-            "exposure bias there is; for the two clocks it is the same excess of signal and noise, read apart. "
-            "Which of them makes the better post-training is an open question."
+            "Two kinds of gamma that answer different questions. The raw fan (grey; orange is what --gamma auto takes) is how "
+            "wide a mixture the paper's recipe would use, and contains what a perfect model draws too. An excess is "
+            "what is left above a null, and says how much exposure bias there is; the two clocks read it from data "
+            "and from noise apart. Only values whose bars keep clear of zero over genuine states and over a perfect model "
+            "are a lag. Which of them makes the better post-training is an open question."
         ),
         data=data,
         draw=draw,
-        panels=lambda table: (1, 7.5, 1.1 + 0.5 * len(table)),
+        panels=lambda table: Panels(1, 9.4, 1.0 + 0.31 * (len(table) + table["group"].nunique())),
         alt=alt,
     )
 )

@@ -8,7 +8,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from slowflow.errors import InputError
 from slowflow.evaluating.evaluation import HIGHER_IS_BETTER
-from slowflow.figures.base import FIGURES, Figure
+from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.figures.style import INK, ROLE, legend_below
 from slowflow.results import RunResult
 
@@ -91,7 +91,7 @@ FIGURES.register(
         ),
         data=data,
         draw=draw,
-        panels=lambda table: (table["metric"].nunique(), 3.9, 3.8),
+        panels=lambda table: Panels(table["metric"].nunique(), 3.9, 3.8),
         alt=alt,
         arms=True,
     )

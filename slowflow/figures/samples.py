@@ -12,7 +12,7 @@ from matplotlib import image as plt_image
 from matplotlib.axes import Axes
 
 from slowflow.errors import InputError
-from slowflow.figures.base import FIGURES, Figure
+from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.flow.generate import quantise
 from slowflow.io import atomic
 from slowflow.results import RunResult
@@ -91,7 +91,7 @@ FIGURES.register("samples", summary="grids of samples, the same noise for every 
         ),
         data=data,
         draw=draw,
-        panels=lambda table: (len(table), 3.6, 3.9),
+        panels=lambda table: Panels(len(table), 3.6, 3.9),
         alt=alt,
         arms=True,
     )

@@ -13,12 +13,24 @@ from slowflow.errors import InputError
 from slowflow.evaluating.evaluation import HIGHER_IS_BETTER, Evaluation
 from slowflow.figures import FIGURES
 from slowflow.figures.base import rendered
+from slowflow.figures.gamma import place
+from slowflow.records import Estimate
 from slowflow.reporting import text
-from slowflow.results import RunResult
+from slowflow.reporting.reading import passages
+from slowflow.results import Arm, RunResult
 
-ORDER = ("fan", "excess", "quality", "samples", "before-after", "gamma", "slack")
-LEADING = 3
+LAG = ("fan", "excess", "clocks", "causes", "gamma-fit", "nulls")
+GAMMA = ("gamma",)
+TRAINED = ("quality", "samples", "before-after")
+DEPTH = ("slack", "peers")
+"""Figures by the part of the page they stand in, each in reading order."""
 RASTER = ("samples",)
+FAMILIES = {
+    "raw": "raw fan, no null taken off",
+    "excess": "excess of the main reference",
+    "signal": "excess by the signal clock",
+    "noise": "excess by the noise clock",
+}
 CITATIONS = (
     (
         "MixFlow and the slowed timestep",
@@ -59,7 +71,7 @@ class Picture:
 def pictures(result: RunResult) -> list[Picture]:
     """Every figure the result has data for, in reading order."""
     found = []
-    for name in ORDER:
+    for name in (*LAG, *GAMMA, *TRAINED, *DEPTH):
         figure = FIGURES.get(name)
         try:
             table = figure.data(result)
@@ -68,8 +80,7 @@ def pictures(result: RunResult) -> list[Picture]:
         suffix = "png" if name in RASTER else "svg"
         kind = "image/png" if suffix == "png" else "image/svg+xml"
         payload = base64.b64encode(rendered(figure, table, suffix)).decode()
-        count, inches, _ = figure.panels(table)
-        uri, width = f"data:{kind};base64,{payload}", round(110 * count * inches)
+        uri, width = f"data:{kind};base64,{payload}", round(110 * figure.panels(table).inches[0])
         found.append(Picture(name, figure.title, figure.caption, figure.alt(table), uri, width))
     return found
 
@@ -98,14 +109,71 @@ def _cell(found: Evaluation, metric: str, steps: int) -> str:
 
 
 def lag_rows(result: RunResult) -> list[dict[str, Any]]:
-    """Rows of the table of lags: one an arm; a dash where an arm lacks an estimate."""
-    fits = [(arm, result.measurements[arm.name].suggest()) for arm in result.arms if arm.name in result.measurements]
-    names = list(dict.fromkeys(name for _, fit in fits for name in fit.estimates))
-    rows = []
-    for arm, fit in fits:
-        cells = {name: text.plain(fit.estimates[name], 3) if name in fit.estimates else "–" for name in names}
-        rows.append({"title": arm.title, "verdict": fit.verdict, "estimates": cells})
+    """Rows of the table of lags, a cell an arm: the verdicts, then every estimate under the name of its group."""
+    fits = [result.measurements[arm.name].suggest() for arm in measured_arms(result)]
+    rows: list[dict[str, Any]] = [
+        {"group": "", "name": "verdict", "cells": [fit.verdict for fit in fits]},
+        {"group": "", "name": "shape", "cells": [fit.shape for fit in fits]},
+        {"group": "", "name": "gap in log SNR", "cells": [_or_dash(fit.log_snr_gap) for fit in fits]},
+    ]
+    names = dict.fromkeys(name for fit in fits for name in fit.estimates)
+    for family, group in FAMILIES.items():
+        for name in [name for name in names if place(name)[0] == family]:
+            cells = [_or_dash(fit.estimates.get(name)) for fit in fits]
+            rows.append({"group": group, "name": place(name)[1], "cells": cells})
     return rows
+
+
+def measured_arms(result: RunResult) -> list[Arm]:
+    """Arms that were measured."""
+    return [arm for arm in result.arms if arm.name in result.measurements]
+
+
+def _or_dash(found: Estimate | None) -> str:
+    return "–" if found is None else text.plain(found, 3)
+
+
+def cause_rows(result: RunResult) -> list[dict[str, Any]]:
+    """Rows of the table of causes: one a reading; shares only where the lag is clear of zero."""
+    if result.diagnosis is None:
+        return []
+    rows = []
+    for name, division in result.diagnosis.divisions.items():
+        cells = [{"text": text.signed(division.lag, 3), "share": "" if division.clear else "not clear of zero"}]
+        for part, one in division.parts.items():
+            share = f"{text.percent(division.shares[part].value)} of it" if division.clear else ""
+            cells.append({"text": text.signed(one, 3), "share": share})
+        rows.append({"reading": name, "cells": cells})
+    return rows
+
+
+def more_causes(result: RunResult) -> dict[str, str]:
+    """What else a diagnosis found, in a line each."""
+    found = result.diagnosis
+    if found is None:
+        return {}
+    trips = ", ".join(f"{text.plain(found.mean(f'roundtrip-{n}'), 3)} at {n} steps" for n in found.counts)
+    law = "; ".join(f"{name} {text.plain(one, 3)}" for name, one in found.noise_law().items())
+    share, divergence = found.off_path
+    return {
+        "samples": str(found.facts["samples"]),
+        "step counts": ", ".join(map(str, found.counts)),
+        "off the path": f"{text.plain(share, 3)} of a divergence of {text.plain(divergence, 3)} nats from real states",
+        "round trip": f"a real state taken to noise and back, distance over its norm: {trips} (the step size alone)",
+        "inverted noise": f"{law} (1 for every energy and 3 for the fourth moment in a perfect model)",
+        "bend of the paths": f"{text.plain(found.mean('bend'), 3)} (0 for straight ones)",
+    }
+
+
+def readable(protocol: dict[str, Any]) -> dict[str, str]:
+    """A protocol in words: nested values in a row, empty ones left out."""
+    return {key: _said(value) for key, value in protocol.items() if value is not None}
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_said(one)}" for key, one in value.items() if one is not None)
+    return ", ".join(map(_said, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def comparison_rows(result: RunResult) -> list[dict[str, Any]]:
@@ -117,7 +185,10 @@ def comparison_rows(result: RunResult) -> list[dict[str, Any]]:
                 continue
             for steps in result.evaluations[mixed.name].steps:
                 found = text.changes(result, mixed, other, steps)
-                cells = [{"text": text.signed(c.estimate, 2 if c.metric == "fd" else 3), "word": c.word} for c in found]
+                cells = [
+                    {"text": text.signed(c.estimate, text.decimals(c.metric, c.estimate)), "word": c.word}
+                    for c in found
+                ]
                 pair = f"{mixed.title} − {'plain' if other is control else other.title}"
                 rows.append({"pair": pair, "steps": steps, "labels": [c.label for c in found], "cells": cells})
     return rows
@@ -128,29 +199,39 @@ def render(result: RunResult) -> str:
     folder = resources.files("slowflow.reporting")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
-    drawn = pictures(result)
+    drawn = {picture.name: picture for picture in pictures(result)}
     measured = result.measured if result.measurements else None
     evaluated = next(iter(result.evaluations.values()), None)
+    shown = measured or evaluated or result.diagnosis
+    if shown is None:
+        raise InputError(f"{result.path} says nothing about a model; give a measurement beside it")
     return template.render(
         css=(folder / "page.css").read_text(encoding="utf-8"),
         version=metadata.version("slowflow"),
-        model=(measured.config if measured else evaluated.config if evaluated else {})["model"]["name"],
-        data=(measured.config if measured else evaluated.config if evaluated else {})["data"]["name"],
+        model=shown.config["model"]["name"],
+        data=shown.config["data"]["name"],
         findings=text.findings(result),
         advice=text.advice(result),
-        leading=drawn[:LEADING],
-        others=drawn[LEADING:],
+        passages=passages(result),
+        lag_pictures=[drawn[name] for name in LAG if name in drawn],
+        gamma_pictures=[drawn[name] for name in GAMMA if name in drawn],
+        trained_pictures=[drawn[name] for name in TRAINED if name in drawn],
+        depth_pictures=[drawn[name] for name in DEPTH if name in drawn],
         arms=[arm for arm in result.arms if arm.name in result.evaluations],
         quality=quality_rows(result),
         comparison=comparison_rows(result),
-        lags=lag_rows(result),
+        measured_arms=measured_arms(result),
+        lags=lag_rows(result) if measured else [],
+        causes=cause_rows(result),
+        diagnosis=more_causes(result),
         fit=result.fit if measured else None,
-        called_for=bool(measured) and result.fit.verdict == "detected",
-        warnings=result.fit.warnings if measured else (),
+        called_for=bool(measured) and text.calls_for_training(result),
+        warnings=[text.typeset(line) for line in result.fit.warnings] if measured else [],
         memorisation=evaluated.facts["memorisation"] if evaluated else {},
-        measured=measured.protocol() if measured else None,
+        measured=readable(measured.protocol()) if measured else None,
         search=measured.facts["search"] if measured else {},
         evaluated=evaluated.protocol(text.main_steps(result)) if evaluated else None,
+        evaluation=readable(evaluated.protocol(text.main_steps(result))) if evaluated else None,
         check=result.check,
         citations=CITATIONS,
     )

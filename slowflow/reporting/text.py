@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from slowflow.evaluating.evaluation import HIGHER_IS_BETTER
@@ -21,6 +22,13 @@ ADVICE = {
     "steps dominate": "Use more steps or Heun first; post-training would treat the wrong cause.",
     "off path": "No single time describes these states; look at the samples and the residual before correcting anything.",
     "fast": "MixFlow slows the inputs of training, the wrong direction here; do not apply it.",
+}
+
+PART = {"steps": "step size", "local": "error on real states", "accumulation": "accumulation"}
+MADE = {
+    "steps": "made by the step size",
+    "local": "error of the network on real states already",
+    "accumulation": "accumulated from the network's own output, which is exposure bias proper",
 }
 
 
@@ -50,6 +58,23 @@ def plain(estimate: Estimate, digits: int = 2) -> str:
     """1.23 [0.50, 1.90]."""
     numbers = [f"{x:.{digits}f}".replace("-", "−") for x in (estimate.value, estimate.low, estimate.high)]
     return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
+
+
+def percent(share: float) -> str:
+    """65 %."""
+    return f"{100.0 * share + 0.0:.0f} %".replace("-", "−")
+
+
+def typeset(words: str) -> str:
+    """A minus where a hyphen stands before a number."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", words)
+
+
+def decimals(metric: str, estimate: Estimate) -> int:
+    """Digits after the point: few for a Frechet distance, whose size depends on the features, unless it is small."""
+    if metric != "fd":
+        return 3
+    return 2 if estimate.high - estimate.low >= 0.02 else 4
 
 
 def changes(result: RunResult, after: Arm, before: Arm, steps: int) -> list[Change]:
@@ -98,15 +123,37 @@ class Finding:
 
 
 def lag_finding(result: RunResult) -> Finding:
-    """Does this model lag?"""
+    """Does this model lag? The verdict, the readings it is read from, and its reason."""
     found, fit = result.measured, result.fit
     name = found.protocol()["sampler"]
     sampler = {"euler": "Euler", "heun": "Heun", "recombine": "DDIM-form", "em": "stochastic"}.get(name, name)
     reason = fit.reason.removeprefix(f"{HEADLINE[fit.verdict][0].lower()}{HEADLINE[fit.verdict][1:]}: ")
+    read_from = f"Read from {', '.join(result.heard)}" if result.heard else "Read without nulls"
     return Finding(
         f"{HEADLINE[fit.verdict]} at {found.steps[0]} {sampler} steps.",
-        f"Reference '{fit.excess_reference}', n = {found.protocol()['samples']}: {reason}.",
+        typeset(f"{read_from}; n = {found.protocol()['samples']}: {reason}."),
     )
+
+
+def cause_finding(result: RunResult) -> Finding | None:
+    """What makes the lag? None without a diagnosis, or where it and the measurement agree that there is none."""
+    found = result.diagnosis
+    if found is None or (
+        found.cause == "none" and (not result.measurements or result.fit.verdict == "none detectable")
+    ):
+        return None
+    division, steps = found.main, found.counts[0]
+    whole = f"{found.reading} at {steps} steps, lag {signed(division.lag, 3)} in units of gamma"
+    if found.cause == "none":
+        return Finding("The diagnosis finds no lag clear of zero to divide among causes.", f"{whole}.")
+    parts = "; ".join(f"{PART[part]} {signed(one, 3)}" for part, one in division.parts.items())
+    sharper = ""
+    if result.measurements and result.fit.verdict == "none detectable":
+        sharper = "A sharper look, against real states of the same noise and images, does find one. "
+    if found.cause == "fast":
+        return Finding(f"{sharper}States run ahead ({found.reading}).", f"{whole}: {parts}.")
+    most = "Most" if division.shares[found.cause].low > 0.5 else "The largest part"
+    return Finding(f"{sharper}{most} of the lag ({found.reading}) is {MADE[found.cause]}.", f"{whole}: {parts}.")
 
 
 def remedy_finding(result: RunResult) -> Finding | None:
@@ -118,7 +165,7 @@ def remedy_finding(result: RunResult) -> Finding | None:
     steps = main_steps(result)
     found = changes(result, mixed, control, steps)
     against = f"than plain training of the same length ({mixed.steps:,} steps)"
-    numbers = "; ".join(f"{c.label} {signed(c.estimate, 2 if c.metric == 'fd' else 3)} {c.word}" for c in found)
+    numbers = "; ".join(f"{c.label} {signed(c.estimate, decimals(c.metric, c.estimate))} {c.word}" for c in found)
     numbers = f"MixFlow with gamma {mixed.gamma:.2f} minus plain, {steps} sampling steps: {numbers}."
     if {mixed.name, control.name} <= result.measurements.keys():
         change = lag_change(result.measurements[control.name], result.measurements[mixed.name])
@@ -148,7 +195,7 @@ def _elsewhere(result: RunResult, after: Arm, before: Arm) -> str:
 def findings(result: RunResult) -> list[Finding]:
     """The sentences at the top of a page: the lag where it was measured, the remedy where it has a control."""
     lag = lag_finding(result) if result.measurements else None
-    return [finding for finding in (lag, remedy_finding(result)) if finding is not None]
+    return [finding for finding in (lag, cause_finding(result), remedy_finding(result)) if finding is not None]
 
 
 def _verdict(found: list[Change]) -> str:
@@ -161,13 +208,30 @@ def _verdict(found: list[Change]) -> str:
     return f"{distance} ({', '.join(moved)})" if moved else distance
 
 
+def lag_advice(result: RunResult) -> str:
+    """What the lag by itself calls for: the cause decides where it is known and the verdict leaves it open."""
+    found = result.diagnosis
+    verdict = result.fit.verdict if result.measurements else "none detectable"
+    if found is not None and found.cause != "none" and verdict in ("none detectable", "detected", "steps dominate"):
+        return found.advice
+    return ADVICE[verdict]
+
+
+def calls_for_training(result: RunResult) -> bool:
+    """True where states lag and nothing says that another cause than accumulation makes it."""
+    found, verdict = result.diagnosis, result.fit.verdict
+    if found is not None and found.cause != "none":
+        return verdict in ("none detectable", "detected") and found.cause == "accumulation"
+    return verdict == "detected"
+
+
 def advice(result: RunResult) -> str:
     """What to do next, in one sentence: MixFlow has to beat both its control and the model it started from."""
-    if not result.measurements:
+    if not result.measurements and result.diagnosis is None:
         return "Measure the model first."
     matched = evaluated_pairs(result)
     if not matched or result.base.name not in result.evaluations:
-        return ADVICE[result.fit.verdict]
+        return lag_advice(result)
     mixed, control = matched[0]
     against_control = distance_words(result, mixed, control)
     steps = main_steps(result)

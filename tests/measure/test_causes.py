@@ -292,3 +292,16 @@ def test_another_model_other_data_and_guidance_are_refused(
         diagnose(measured, tiny_model(0.9), images, tmp_path / "c", steps=(10, 20, 30, 15))
     with pytest.raises(InputError, match="does not know where its model is"):
         measured.diagnose()
+
+
+def test_a_perfect_model_has_no_parts_but_its_steps(
+    measured: Measurement, images: ImageSet, tiny_model: Factory, tmp_path: Path
+) -> None:
+    """Probed in the model's place, the null is taken off itself: local and accumulation are zero to rounding."""
+    held = images.split(0.5)[1]
+    perfect = Source(tiny_model(0.9), held, held, Probe(samples=2)).perfect()
+    found = diagnose(measured, tiny_model(0.9), images, tmp_path / "null", samples=40, field=perfect)
+    for division in found.divisions.values():
+        assert division.parts["local"].value == pytest.approx(0.0, abs=1e-9)
+        assert division.parts["accumulation"].value == pytest.approx(0.0, abs=1e-9)
+        assert division.parts["steps"].value == pytest.approx(division.lag.value, abs=1e-9)

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import base64
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from slowflow.data.images import ImageSet
+from slowflow.errors import InputError
 from slowflow.evaluating.engine import Sampling, evaluate
 from slowflow.evaluating.evaluation import HIGHER_IS_BETTER
 from slowflow.evaluating.features import Features
 from slowflow.figures import FIGURES
+from slowflow.figures.gamma import place
+from slowflow.figures.zeros import zeros
 from slowflow.flow.model import FlowModel
+from slowflow.measuring.causes.diagnosis import Diagnosis
 from slowflow.measuring.engine import measure
 from slowflow.records import Estimate, Probe
-from slowflow.reporting import text
-from slowflow.reporting.render import comparison_rows, lag_rows, quality_rows, render
-from slowflow.results import Arm, RunResult, lag_change
+from slowflow.reporting import reading, text
+from slowflow.reporting import render as rendering
+from slowflow.reporting.render import FAMILIES, cause_rows, comparison_rows, lag_rows, quality_rows, render
+from slowflow.results import Arm, RunResult, lag_change, refuse_other_world
 
+MAGIC = {"png": b"\x89PNG", "svg": b"<?xml"}
 HOSTILE = "<script>alert(1)</script>\"'&"
 
 
@@ -55,7 +63,20 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(result: RunResult) -> str:
+    """With its real pictures; every other page here has one for all."""
     return render(result)
+
+
+@pytest.fixture
+def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages whose words matter; drawing them is tested with the figures."""
+    monkeypatch.setattr(rendering, "rendered", lambda figure, table, suffix: MAGIC[suffix])
+
+
+@pytest.fixture(autouse=True)
+def _only_the_page_is_drawn(request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue("page")  # before the pictures become plain ones
+    request.getfixturevalue("plain_pictures")
 
 
 def assert_self_contained(content: str) -> None:
@@ -92,11 +113,139 @@ def test_the_drawings_load_nothing_from_outside(page: str) -> None:
 
 def test_every_picture_has_words(page: str, result: RunResult) -> None:
     assert_pictures_are_described(page)
-    assert page.count("<img") == len(FIGURES.names())  # every figure has data here
+    assert page.count("<img") == len(FIGURES.names()) - 1  # every figure but that of the peers has data here
 
 
-def test_equal_results_make_equal_pages(page: str, result: RunResult) -> None:
-    assert render(result) == page
+def test_the_page_reads_from_the_verdict_to_the_depth(page: str) -> None:
+    """The verdict, what is real, the lag from the fan to its zero, gamma, post-training, depth."""
+    places = [attributes["id"] for tag, attributes in Page(page).tags if tag == "section"]
+    lag = ["real", "fan", "excess", "clocks", "causes", "gamma-fit", "nulls", "gamma", "next"]
+    assert places == [*lag, "quality", "samples", "before-after", "comparison", "quality-table", "slack", "depth"]
+    words = Page(page).text
+    assert words.index("Generated states") < words.index("What is real, what is artefact")
+
+
+def test_no_hole_in_the_page_where_a_number_is_lacking(
+    page: str, measured_only: RunResult, undiagnosed: RunResult, plain_only: RunResult, evaluated_only: RunResult
+) -> None:
+    for content in (page, *map(render, (measured_only, undiagnosed, plain_only, evaluated_only))):
+        assert not re.search(r"\b(nan|None|inf)\b", Page(content).text)
+        alts = " ".join(attributes.get("alt", "") for _, attributes in Page(content).tags)
+        assert not re.search(r"\b(nan|None|inf)\b", alts)
+
+
+def test_what_is_real_and_what_is_artefact_follow_the_numbers(page: str, result: RunResult) -> None:
+    passages = {one.question: " ".join(one.sentences) for one in reading.passages(result)}
+    for words in passages.values():
+        assert words in Page(page).text
+    artefact, real, causes = (passages[name] for name in list(passages)[:3])
+    own = {zero.reading: zero for zero in zeros(result)}
+    for name, zero in own.items():
+        one = zero.raw["exact"]
+        assert (f"{text.signed(one, 3)} under '{name}'" in artefact) == ("exact" in zero.off)
+        assert ("exact" in zero.off) <= (one.excludes(0.0) and abs(one.value) > 0.01)  # the joint interval is wider
+    assert own["fresh"].raw["exact"].value < -0.1  # so that the sentence above has something to say
+    for name in result.heard:
+        side = own[name].lag.side
+        assert (f"{reading.the(name)} is {'slow' if side > 0 else 'fast'} by gamma" in real) == (side != 0)
+    assert {one.lag.side for one in own.values() if one.heard} != {0}
+    division = result.diagnoses["base"].main
+    for one in (division.lag, *division.parts.values()):
+        assert text.signed(one, 3) in causes
+    assert causes.endswith(result.diagnoses["base"].advice)
+
+
+def test_without_a_diagnosis_one_line_says_how_to_get_one(undiagnosed: RunResult) -> None:
+    words = Page(render(undiagnosed)).text
+    assert words.count("slowflow diagnose RUN") == 1
+    assert str(undiagnosed.path.parent) not in words  # a page can be given away; it names no folders of this machine
+    assert text.cause_finding(undiagnosed) is None
+    assert text.advice(undiagnosed) == text.ADVICE[undiagnosed.fit.verdict]
+
+
+@pytest.mark.parametrize(
+    ("cause", "parts"),
+    [
+        ("steps", {"steps": 0.12, "local": 0.05, "accumulation": 0.03}),
+        ("local", {"steps": 0.02, "local": 0.15, "accumulation": 0.03}),
+        ("accumulation", {"steps": 0.02, "local": 0.05, "accumulation": 0.13}),
+        ("fast", {"steps": -0.12, "local": -0.05, "accumulation": 0.0}),
+        ("none", {"steps": 0.0, "local": 0.0, "accumulation": 0.0}),
+    ],
+)
+def test_the_cause_decides_the_advice(
+    measured_only: RunResult, with_causes: Callable[..., Diagnosis], cause: str, parts: dict[str, float]
+) -> None:
+    found = with_causes(measured_only.diagnoses["measure-base"], **parts)
+    shown = replace(measured_only, diagnoses={"measure-base": found})
+    shown.__dict__["fit"] = replace(measured_only.fit, verdict="detected")
+    said = text.cause_finding(shown)
+    assert found.cause == cause
+    assert said is not None
+    assert text.MADE.get(cause, "run ahead" if cause == "fast" else "no lag clear of zero") in said.sentence
+    assert text.signed(found.main.lag, 3) in said.numbers
+    assert text.advice(shown) == (found.advice if cause != "none" else text.ADVICE["detected"])
+    assert text.calls_for_training(shown) == (cause in ("accumulation", "none"))
+    words = Page(render(shown)).text
+    assert ("A correction is worth trying, with" in words) == (cause in ("accumulation", "none"))
+    table = FIGURES.get("causes").data(shown)
+    assert FIGURES.get("causes").panels(table).count == (3 if cause != "none" else 2)
+
+
+def test_a_sharper_diagnosis_is_said_to_be_one(measured_only: RunResult) -> None:
+    silent = replace(measured_only)
+    silent.__dict__["fit"] = replace(measured_only.fit, verdict="none detectable", reason="the excess gamma is small")
+    said = text.cause_finding(silent)
+    assert said is not None
+    assert said.sentence.startswith("A sharper look")
+    assert "No lag that belongs to this model was found" in text.lag_finding(silent).sentence
+
+
+def test_the_divided_lag_is_in_the_table(result: RunResult) -> None:
+    rows = {row["reading"]: row["cells"] for row in cause_rows(result)}
+    for name, division in result.diagnoses["base"].divisions.items():
+        assert [cell["text"] for cell in rows[name]] == [
+            text.signed(one, 3) for one in (division.lag, *division.parts.values())
+        ]
+        assert any("not clear" in cell["share"] for cell in rows[name]) == (not division.clear)
+
+
+def test_a_diagnosis_is_found_where_it_lies_and_where_it_is_given(
+    result: RunResult, plain_only: RunResult, tmp_path: Path
+) -> None:
+    inside = RunResult.load(result.path / "measure-base")
+    assert set(inside.diagnoses) == {"measure-base"}
+    moved = shutil.copytree(result.path / "measure-base" / "diagnosis", tmp_path / "why")
+    apart = shutil.copytree(result.path / "measure-base", tmp_path / "measured")
+    shutil.rmtree(apart / "diagnosis")
+    assert not RunResult.load(apart).diagnoses
+    given = RunResult.load(apart, moved)
+    assert given.diagnoses["measured"].path == moved
+    alone = RunResult.load(moved)
+    assert alone.arms[0].name == "why"
+    assert_self_contained(render(alone))
+    clear = replace(alone, diagnoses={"why": result.diagnoses["base"]})
+    assert text.advice(clear) == result.diagnoses["base"].advice
+    assert result.diagnoses["base"].advice in Page(render(clear)).text
+    other = RunResult.load(plain_only.path, moved)  # of another protocol: an arm of its own
+    assert [arm.name for arm in other.arms] == ["run", "why"]
+    assert other.diagnosis is not None
+
+
+def test_a_calibration_is_shown_beside_a_measurement_on_the_same_data(result: RunResult, calibration: Path) -> None:
+    shown = RunResult.load(result.path / "measure-base", calibration)
+    words = Page(render(shown)).text
+    for name, found in shown.calibrations[0].references.items():
+        assert f"{name}: {text.typeset(found['reason'])}." in words
+    with pytest.raises(InputError, match="says nothing about a model"):
+        render(RunResult.load(calibration))
+    strange = replace(shown.calibrations[0], facts={**shown.calibrations[0].facts, "data": "other"})
+    with pytest.raises(InputError, match="calibrate again"):
+        refuse_other_world(replace(shown, calibrations=[strange]))
+
+
+def test_equal_results_make_equal_pages(undiagnosed: RunResult) -> None:
+    assert render(RunResult.load(undiagnosed.path)) == render(undiagnosed)
 
 
 def test_the_first_sentence_is_the_verdict_of_the_fit(page: str, result: RunResult) -> None:
@@ -104,10 +253,10 @@ def test_the_first_sentence_is_the_verdict_of_the_fit(page: str, result: RunResu
     assert found.sentence in Page(page).text
     assert found.numbers in Page(page).text
     assert found.sentence == f"{text.HEADLINE[result.fit.verdict]} at 8 Euler steps."
-    assert f"Reference '{result.fit.excess_reference}', n = 60" in found.numbers
-    if result.fit.verdict in ("detected", "fast", "none detectable"):
-        for name in ("excess_genuine", "excess_exact"):
-            assert str(result.fit.estimates[name]) in found.numbers
+    assert found.numbers.startswith("Read from level, signal clock, noise clock; n = 60: ")
+    assert result.heard == ["level", "signal clock", "noise clock"]
+    said = result.fit.reason.removeprefix("generated states lag behind the ground truth: ")
+    assert text.typeset(said) in found.numbers
 
 
 def test_every_verdict_has_a_headline_and_an_advice() -> None:
@@ -195,22 +344,31 @@ def test_the_tables_repeat_the_estimates(page: str, result: RunResult) -> None:
             found = result.evaluations[name].estimate(metric, row["steps"])
             assert cell == text.plain(found, 1 if metric == "fd" else 3)
             assert cell in words
-    for row, name in zip(lag_rows(result), ("base", "plain", "mixflow"), strict=True):
-        fit = result.measurements[name].suggest()
-        assert row["verdict"] == fit.verdict
-        assert row["estimates"] == {k: text.plain(v, 3) for k, v in fit.estimates.items()}
+    fits = [result.measurements[name].suggest() for name in ("base", "plain", "mixflow")]
+    rows = lag_rows(result)
+    assert rows[0]["cells"] == [fit.verdict for fit in fits]
+    assert rows[1]["cells"] == [fit.shape for fit in fits]
+    named = {(row["group"], row["name"]): row["cells"] for row in rows}
+    assert len(named) == len(rows) == 3 + len(fits[0].estimates)
+    for name in fits[0].estimates:
+        family, meaning = place(name)
+        assert named[FAMILIES[family], meaning] == [text.plain(fit.estimates[name], 3) for fit in fits]
 
 
 def test_warnings_and_gamma_are_on_the_page(page: str, result: RunResult) -> None:
     words = Page(page).text
     assert f"gamma = {result.fit.gamma:.3f}" in words
     for warning in result.fit.warnings:
-        assert warning in words
+        assert text.typeset(warning) in words
+    assert text.typeset(result.fit.shape_reason) in words
+    assert result.fit.log_snr_gap is not None
+    assert text.signed(result.fit.log_snr_gap, 3) in words
 
 
 def test_minus_signs_are_typographic() -> None:
     assert text.signed(Estimate(-0.5, -1.0, 0.25, 9), 2) == "−0.50 [−1.00, +0.25]"
     assert text.plain(Estimate(-0.5, -1.0, 0.25, 9), 1) == "−0.5 [−1.0, 0.2]"
+    assert text.typeset("x -0.5 [-1.0, level-learned, 1e-5]") == "x −0.5 [−1.0, level-learned, 1e-5]"
 
 
 def test_pixels_are_not_called_features_of_a_classifier(page: str) -> None:
@@ -226,7 +384,7 @@ def test_a_measurement_alone_makes_a_page(measured_only: RunResult) -> None:
     assert_self_contained(content)
     assert_pictures_are_described(content)
     assert text.lag_finding(measured_only).sentence in Page(content).text
-    assert text.ADVICE[measured_only.fit.verdict] in Page(content).text
+    assert text.advice(measured_only) in Page(content).text
     assert "All numbers" not in content
 
 
@@ -262,8 +420,10 @@ def test_arms_with_unlike_nulls_keep_their_columns(
     probe = Probe(samples=60, steps=(8,), nulls=("exact",), references=("level",))
     measure(tiny_model(), images, probe, other, heldout=0.5)
     mixed = RunResult.load(result.path / "measure-base", other)
-    rows = lag_rows(mixed)
-    assert list(rows[0]["estimates"]) == list(rows[1]["estimates"])  # the table prints them under the first row's heads
+    for row in lag_rows(mixed):
+        assert len(row["cells"]) == 2
+        if row["name"] == "over genuine states":
+            assert row["cells"][1] == "–"
 
 
 def test_hostile_names_are_text(

@@ -107,23 +107,22 @@ class Diagnosis:
         group = {k: np.array(v, dtype=np.float64) for k, v in self.facts["bands"].items()}
         return Bands(np.empty((0, 0)), {}, np.empty(0), group["size"], group["variance"])
 
-    @cached_property
-    def _runs(self) -> list[Energies]:
+    def _runs(self, of: str = "") -> list[Energies]:
         mean_energy = np.array(self.facts["bands"]["mean_energy"])
         arrays, shared = self.arrays, (self.arrays["genuine"], mean_energy, self.arrays["noise"])
-        return [Energies(n, arrays[f"own-{n}"], arrays[f"forced-{n}"], *shared) for n in self.counts]
+        return [Energies(n, arrays[f"{of}own-{n}"], arrays[f"{of}forced-{n}"], *shared) for n in self.counts]
 
     @cached_property
     def divisions(self) -> dict[str, Division]:
         """reading -> the division of its lag."""
         nodes = nodes_of(self._bands, interpolant(self.facts["interpolant"]), self.facts["nodes"][1:])
-        return divided(self._runs, nodes, int(self.facts["order"]), self.seed)
+        return divided(self._runs(), nodes, int(self.facts["order"]), self.seed, self._runs("null-"))
 
     @cached_property
     def off_path(self) -> tuple[Estimate, Estimate]:
         """(share of the divergence from genuine states that no single time takes away, the divergence in nats)."""
         nodes = nodes_of(self._bands, interpolant(self.facts["interpolant"]), self.facts["nodes"][1:])
-        return off_path(self._runs[0], nodes, self.seed)
+        return off_path(self._runs()[0], nodes, self.seed)
 
     @property
     def reading(self) -> str:
@@ -278,7 +277,8 @@ def diagnose(
     for first in range(0, len(ids), probe.shard):
         names.append(f"shards/{first:08d}.safetensors")
         if not (folder.path / names[-1]).exists():
-            arrays = causes.probe(ids[first : first + probe.shard])
+            some = ids[first : first + probe.shard]
+            arrays = {**causes.probe(some), **causes.null(some)}
             tensors = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in arrays.items()}
             checkpoint.save(folder.path / names[-1], tensors, {})
         if progress is not None:

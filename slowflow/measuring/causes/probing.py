@@ -7,7 +7,7 @@ state. Genuine states share their noise with the own run, which takes most of th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -76,15 +76,29 @@ class Causes:
             "genuine": self._energies(real[1:], labels),
             "noise": np.add.reduceat(along, self.bands.first, axis=1) / self.bands.size,
         }
+        found |= self._runs(noise, real, ids)
+        found |= {f"roundtrip-{count}": self._round_trip(noise, data, ids, count) for count in self.counts}
+        found |= self._inverted(ids, labels)
+        found |= self._growth(noise, data, real, ids)
+        found["bend"] = self._bend(noise, ids, self.counts[0])
+        return found
+
+    @torch.no_grad()
+    def null(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Own and forced runs of a perfect model on the same noise and images: where the parts of a lag have their zero."""
+        noise, data = noise_of(self.source.probe.seed, ids, self.field.shape), self.source.images_of("genuine", ids)
+        real = [self.field.interpolant.state(noise, data, t) for t in torch.from_numpy(self.nodes)]
+        perfect = replace(self, field=self.source.perfect())
+        return {f"null-{name}": energies for name, energies in perfect._runs(noise, real, ids).items()}
+
+    def _runs(self, noise: Tensor, real: Sequence[Tensor], ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Energies of the field on its own output, and started in real states, at every step count."""
+        labels, found = labels_of(ids, self.field.classes), {}
         for count in self.counts:
             own = list(self._between(noise, ids, count, self.nodes))
             forced = [list(self._between(x, ids, count, self.nodes[k : k + 2]))[-1] for k, x in enumerate(real[:-1])]
             found[f"own-{count}"] = self._energies(own, labels)
             found[f"forced-{count}"] = self._energies(forced, labels)
-            found[f"roundtrip-{count}"] = self._round_trip(noise, data, ids, count)
-        found |= self._inverted(ids, labels)
-        found |= self._growth(noise, data, real, ids)
-        found["bend"] = self._bend(noise, ids, self.counts[0])
         return found
 
     def _device(self) -> torch.device:

@@ -15,6 +15,9 @@ terms that a method of the sampler's order does not have):
 
     lag(h) = steps + local + accumulation,    steps = lag(h) - lag(0),   local = forced(0),   accumulation = lag(0) - forced(0)
 
+A perfect model on the same noise and images (the exact flow of the held-out images, extrapolated alike) is subtracted from
+lag(0) and forced(0): it has no error of its own, so what it shows is chance, and most of that chance is the model's too.
+
 Source: Richardson extrapolation; teacher forcing as in Bengio et al. 2015 (arXiv 1506.03099); the division is SlowFlow's.
 """
 
@@ -116,7 +119,9 @@ class Division:
         return abs(self.lag.value) / max((self.lag.high - self.lag.low) / 2.0, 1e-12)
 
 
-def divided(runs: Sequence[Energies], nodes: Sequence[Node], order: int, seed: int) -> dict[str, Division]:
+def divided(
+    runs: Sequence[Energies], nodes: Sequence[Node], order: int, seed: int, null: Sequence[Energies] = ()
+) -> dict[str, Division]:
     """The division of every reading.
 
     Args:
@@ -124,6 +129,7 @@ def divided(runs: Sequence[Energies], nodes: Sequence[Node], order: int, seed: i
         nodes: the times of the energies.
         order: of the sampler.
         seed: of the bootstrap.
+        null: the same of a perfect model, whose lag at step size zero is taken off; none: nothing is.
     """
     n = len(runs[0].own)
     drawn = np.concatenate([np.ones((1, n)), weights(n, RESAMPLES, seed, "causes")])
@@ -139,6 +145,12 @@ def divided(runs: Sequence[Energies], nodes: Sequence[Node], order: int, seed: i
     own, local = (np.einsum("crnk,nk->crk", x, weight) for x in (own, local))
     to_zero = richardson([run.steps for run in runs], order)
     own0, local0 = (np.einsum("c,crk->rk", to_zero, x) for x in (own, local))
+    if null:
+        zero, zero_local = (
+            np.einsum("c,crnk,nk->rk", to_zero, np.stack([_lags(of(run, drawn), nodes) for run in null]), weight)
+            for of in (_own, _chained)
+        )
+        own, own0, local0 = own - zero, own0 - zero, local0 - zero_local
     found = {"steps": own[0] - own0, "local": local0, "accumulation": own0 - local0}
     counts = [run.steps for run in runs]
     return {
@@ -169,6 +181,10 @@ def off_path(run: Energies, nodes: Sequence[Node], seed: int) -> tuple[Estimate,
     freed = np.concatenate([misfit[:1] - added, misfit[1:] - 2.0 * added])
     ratio = np.clip(freed[:, 1] / np.maximum(freed[:, 0], LEAST), 0.0, 1.0)
     return _estimate(ratio, n), _estimate(freed[:, 0], n)
+
+
+def _own(run: Energies, drawn: np.ndarray) -> np.ndarray:
+    return run.relative("own", drawn)
 
 
 def _chained(run: Energies, drawn: np.ndarray) -> np.ndarray:
