@@ -37,6 +37,8 @@ from slowflow.measuring.trajectories import Source
 from slowflow.records import Estimate, Probe
 
 Progress = Callable[[int, int, str], None]
+NESTED = 1e-6
+"""Largest distance of a time at which energies are read from the nearest time of any grid."""
 CAUSE = {
     "steps": "steps dominate",
     "local": "local model error",
@@ -272,6 +274,13 @@ def diagnose(
     source = Source(model, held, seen, probe)
     bands = Bands.of(Bank.of(seen, conditional=model.classes > 0))
     causes = Causes(source, model if field is None else field, bands, counts)
+    for count in counts:
+        away = np.abs(source.times(count).numpy()[:, None] - causes.nodes).min(axis=0).max()
+        if away > NESTED:
+            raise InputError(
+                f"the times of {count} steps miss those of {min(counts)} steps by {away:.4f}: this model brings sampling times "
+                "of its own that do not nest, and lags at different times cannot be extrapolated"
+            )
     model.net.eval()
     ids, names = source.ids("genuine"), []
     for first in range(0, len(ids), probe.shard):
