@@ -76,6 +76,7 @@ def measure(
     search.backend(
         probe.backend, model.interpolant
     )  # a name that cannot be served is refused before anything is written
+    bank_set, warnings = screening.screened(bank_set, held, probe.bank, probe.seed)
     config = {
         "model": model_id or {"name": model.name},
         "data": {"name": data.name, "sha256": data.fingerprint, "heldout": heldout},
@@ -84,7 +85,6 @@ def measure(
     folder = RunFolder(out, "measure", config)
     if folder.finished:
         return Measurement.load(folder.path)
-    bank_set, warnings = screening.screened(bank_set, held, probe.bank, probe.seed)
     source, bank = Source(model, held, bank_set, probe), Bank.of(bank_set, conditional=model.classes > 0)
     engine = search.backend(probe.backend, model.interpolant, max(map(len, bank.shards.values())))
     model.net.eval()
@@ -102,7 +102,7 @@ def measure(
         if progress is not None:
             progress(done, total, f"{kind} states, {steps} steps")
     if "level" in probe.names:
-        warnings += screening.level_warning(bank, model.interpolant, uniform_grid(probe.grids[0]).numpy()[1:])
+        warnings += screening.level_warning(bank, model.interpolant, _late_times(model, probe))
     facts = {
         "nfe": {str(steps): nfe(model, probe, steps) for steps in probe.grids},
         "backend": engine,
@@ -121,6 +121,11 @@ def measure(
         names, {"facts": facts, "summary": Measurement(folder.path, config_of(folder), facts, names).result()}
     )
     return Measurement.load(folder.path)
+
+
+def _late_times(model: FlowModel, probe: Probe) -> np.ndarray:
+    """The times that are measured."""
+    return uniform_grid(probe.grids[0], end=model.t_max, shift=probe.shift).numpy()[1:]
 
 
 def config_of(folder: RunFolder) -> dict[str, Any]:
@@ -166,8 +171,8 @@ def resolved(probe: Probe, model: FlowModel) -> Probe:
             )
     if not any(isinstance(reference, Reference) for _, reference in references):
         raise InputError(f"'{names[0]}' alone gives no band; measure 'level' or another reference beside it")
-    for name in probe.measures:
-        MEASURES.get(name)
+    if "late" in _starts(replace(probe, references=names)) and min(probe.grids) < 2:
+        raise InputError("trajectories that begin late need at least 2 steps")
     field = guided(model, probe.guidance)
     nulls = probe.nulls if field is model or "unguided" in probe.nulls else (*probe.nulls, "unguided")
     return replace(probe, references=names, nulls=nulls)

@@ -25,7 +25,7 @@ def screened(bank: ImageSet, heldout: ImageSet, asked: int, seed: int) -> tuple[
         seed: of that choice.
 
     Raises:
-        DataError: every image is the same.
+        DataError: every image is the same, or the bank asked for is too small for the classes.
     """
     warnings = []
     flat = bank.data.flatten(1)
@@ -49,6 +49,10 @@ def screened(bank: ImageSet, heldout: ImageSet, asked: int, seed: int) -> tuple[
         )
     if asked > len(bank):
         warnings.append(f"small bank: {asked} images were asked for and '{bank.name}' holds {len(bank)}")
+    elif 0 < asked < 2 * max(bank.classes, 1):
+        raise DataError(
+            f"a bank of {asked} images is too small for {bank.classes} classes; at least 2 a class are needed"
+        )
     elif asked:
         bank = _part(bank, asked, seed)
     return bank, warnings

@@ -18,6 +18,7 @@ from slowflow.flow.model import FlowModel
 from slowflow.measuring import search
 from slowflow.measuring.engine import measure
 from slowflow.measuring.screening import level_information, level_warning, screened
+from slowflow.measuring.trajectories import Source
 from slowflow.records import Probe
 
 Factory = Callable[..., FlowModel]
@@ -155,3 +156,24 @@ def test_an_approximate_index_shifts_m_itself() -> None:
     assert missed.any()
     assert (rough.closest.distance >= exact.closest.distance - 1e-12).all()  # never better than the exact search
     assert rough.certified == 0.0
+
+
+def test_a_null_has_the_model_s_mix_of_classes(images: ImageSet, tiny_model: Factory) -> None:
+    """Uneven classes: whole rounds over the classes only, because another mix has another zero."""
+    uneven = images.take(
+        np.concatenate([np.flatnonzero(images.labels.numpy() == c)[: 30 - 2 * c] for c in range(10)]), "u"
+    )
+    seen, held = uneven.split(0.5)
+    ids = Source(tiny_model(), held, seen, Probe(samples=200)).ids("genuine")
+    assert np.bincount(ids % 10).tolist() == [int(torch.bincount(held.labels).min())] * 10
+
+
+def test_a_bank_that_cannot_hold_every_class_is_refused(images: ImageSet) -> None:
+    with pytest.raises(DataError, match="a bank of 15 images is too small for 10 classes"):
+        screened(*halves(images), 15, 0)
+
+
+@pytest.mark.parametrize("settings", [{"nulls": ("genuine", "genuine")}, {"measures": ("norms", "norms")}])
+def test_a_kind_named_twice_is_refused(settings: dict[str, tuple[str, ...]]) -> None:
+    with pytest.raises(InputError, match="name one twice"):
+        Probe(**settings)
