@@ -93,6 +93,9 @@ class Probe:
             raise InputError(f"bank is {self.bank}, expected a number of images, or 0 for all")
         if self.shard < 1:
             raise InputError(f"shard is {self.shard}, expected at least 1")
+        for what, names in (("null", self.nulls), ("measure", self.measures)):
+            if len(set(names)) < len(names):
+                raise InputError(f"{what}s {list(names)} name one twice")
         unknown = [kind for kind in self.nulls if kind not in KINDS[1:]]
         if unknown:
             raise InputError(f"unknown null '{unknown[0]}' (known: {', '.join(KINDS[1:])})")

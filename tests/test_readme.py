@@ -12,11 +12,11 @@ README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encodi
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.S)
 
 
-def test_the_readme_holds_three_python_snippets():
-    assert len(PYTHON) == 3
+def test_the_readme_holds_four_python_snippets():
+    assert len(PYTHON) == 4
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_python_snippets_run(number, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(PYTHON[number], f"README snippet {number}", "exec"), {})  # noqa: S102
@@ -27,7 +27,7 @@ def test_python_snippets_run(number, tmp_path, monkeypatch, capsys):
 def test_the_factory_example_is_measured(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    Path("mymodel.py").write_text(PYTHON[2])
+    Path("mymodel.py").write_text(PYTHON[3])
     line = next(line for line in README.splitlines() if line.startswith("slowflow measure - "))
     result = CliRunner().invoke(app, [*shlex.split(line)[1:], "--samples", "20", "--steps", "3", "--threads", "1"])
     assert result.exit_code == 0, result.stderr

@@ -18,7 +18,6 @@ from slowflow.data.bank import LARGEST, Bank
 from slowflow.data.images import ImageSet
 from slowflow.errors import DataError, InputError
 from slowflow.families.open import direction_test
-from slowflow.flow.grids import uniform_grid
 from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
 from slowflow.flow.samplers import sampler
@@ -76,6 +75,7 @@ def measure(
     search.backend(probe.backend, model.interpolant)  # what cannot be served is refused before there is a folder
     # counting is a dry run, which refuses a sampler that cannot walk this path
     calls = {str(steps): nfe(model, probe, steps) for steps in probe.grids}
+    bank_set, warnings = screening.screened(bank_set, held, probe.bank, probe.seed)
     config = {
         "model": model_id or {"name": model.name},
         "data": {"name": data.name, "sha256": data.fingerprint, "heldout": heldout},
@@ -84,7 +84,6 @@ def measure(
     folder = RunFolder(out, "measure", config)
     if folder.finished:
         return Measurement.load(folder.path)
-    bank_set, warnings = screening.screened(bank_set, held, probe.bank, probe.seed)
     source, bank = Source(model, held, bank_set, probe), Bank.of(bank_set, conditional=model.classes > 0)
     engine = search.backend(probe.backend, model.interpolant, max(map(len, bank.shards.values())))
     model.net.eval()
@@ -102,7 +101,7 @@ def measure(
         if progress is not None:
             progress(done, total, f"{kind} states, {steps} steps")
     if "level" in probe.names:
-        warnings += screening.level_warning(bank, model.interpolant, uniform_grid(probe.grids[0]).numpy()[1:])
+        warnings += screening.level_warning(bank, model.interpolant, source.times(probe.grids[0])[1:])
     facts = {
         "nfe": calls,
         "backend": engine,
@@ -166,8 +165,8 @@ def resolved(probe: Probe, model: FlowModel) -> Probe:
             )
     if not any(isinstance(reference, Reference) for _, reference in references):
         raise InputError(f"'{names[0]}' alone gives no band; measure 'level' or another reference beside it")
-    for name in probe.measures:
-        MEASURES.get(name)
+    if "late" in _starts(replace(probe, references=names)) and min(probe.grids) < 2:
+        raise InputError("trajectories that begin late need at least 2 steps")
     field = guided(model, probe.guidance)
     nulls = probe.nulls if field is model or "unguided" in probe.nulls else (*probe.nulls, "unguided")
     return replace(probe, references=names, nulls=nulls)

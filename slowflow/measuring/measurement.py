@@ -283,7 +283,7 @@ class Measurement:
             InputError: they were Python objects, and the caller does not say where they are.
         """
         known = {"family": "sit", **dict.fromkeys(("factory", "interpolant", "prediction", "heads"))}
-        found = {**known, **(self.facts["reopen"] or {})}
+        found = {**known, **(self.facts.get("reopen") or {})}
         found |= {key: value for key, value in (("model", model), ("data", data)) if value is not None}
         missing = [key for key in ("model", "data") if found.get(key) is None]
         if missing:
@@ -312,7 +312,7 @@ class Measurement:
     def _cautions(self, steps: int) -> list[str]:
         """What this data and this protocol do to the meaning of the numbers."""
         found = [self.facts["conventions"]] if self.facts["conventions"] else []
-        found += self.facts["warnings"]
+        found += self.facts.get("warnings", [])
         if self.main_reference != "level":
             found.append(
                 f"'level' was not measured; the verdict is read from '{self.main_reference}', where a perfect model is not at zero"

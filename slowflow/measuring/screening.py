@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from slowflow import rng
 from slowflow.data.bank import LARGEST, Bank
@@ -25,7 +26,7 @@ def screened(bank: ImageSet, heldout: ImageSet, asked: int, seed: int) -> tuple[
         seed: of that choice.
 
     Raises:
-        DataError: every image is the same.
+        DataError: every image is the same, or the bank asked for is too small for the classes.
     """
     warnings = []
     flat = bank.data.flatten(1)
@@ -49,6 +50,10 @@ def screened(bank: ImageSet, heldout: ImageSet, asked: int, seed: int) -> tuple[
         )
     if asked > len(bank):
         warnings.append(f"small bank: {asked} images were asked for and '{bank.name}' holds {len(bank)}")
+    elif 0 < asked < 2 * max(bank.classes, 1):
+        raise DataError(
+            f"a bank of {asked} images is too small for {bank.classes} classes; at least 2 a class are needed"
+        )
     elif asked:
         bank = _part(bank, asked, seed)
     return bank, warnings
@@ -69,12 +74,12 @@ def _part(images: ImageSet, count: int, seed: int) -> ImageSet:
     return images.take(np.array(chosen), f"bank of {count}")
 
 
-def level_information(bank: Bank, path: Interpolant, t: np.ndarray) -> np.ndarray:
+def level_information(bank: Bank, path: Interpolant, times: Float[torch.Tensor, " times"]) -> np.ndarray:
     """Fisher information about t in the energies of one Gaussian state with the data's spectrum: sum_i (v_i'/v_i)^2 / 2.
 
     The slack of one state cannot be read with a smaller standard deviation than 1 / (t sqrt(information)).
     """
-    times, spectrum = torch.from_numpy(t), bank.spectrum
+    spectrum = bank.spectrum
     alpha, sigma, up, down = (
         f(times).numpy()[:, None] for f in (path.alpha, path.sigma, path.alpha_dot, path.sigma_dot)
     )
@@ -83,14 +88,15 @@ def level_information(bank: Bank, path: Interpolant, t: np.ndarray) -> np.ndarra
     return np.asarray(0.5 * np.square(slope / variance) @ spectrum.group_size)
 
 
-def level_warning(bank: Bank, path: Interpolant, t: np.ndarray) -> list[str]:
+def level_warning(bank: Bank, path: Interpolant, times: Float[torch.Tensor, " times"]) -> list[str]:
     """A warning where the dimension or the spectrum does not identify the level."""
-    inner = t[(t >= LATE) & (t < 1.0)]
+    path, times = path.twin(times)  # a table of noise levels has no derivative; the times of its twin are as good
+    inner = times[(times >= LATE) & (times < 1.0)]
     size = next(iter(bank.shards.values())).shape[1]
     if size > LARGEST or not len(inner):
         return []
     information = np.maximum(level_information(bank, path, inner), 1e-12)
-    doubt = float(np.median(1.0 / (inner * np.sqrt(information))))
+    doubt = float(np.median(1.0 / (inner.numpy() * np.sqrt(information))))
     if doubt < TOO_VAGUE:
         return []
     return [

@@ -76,7 +76,9 @@ class Source:
         if kind not in FROM_IMAGES and start == "noise":
             return ids
         counts = np.bincount(conditions(self.model, self._real(kind).labels), minlength=max(self.model.classes, 1))
-        usable = ids[ids // max(self.model.classes, 1) < counts[labels_of(ids, self.model.classes)]]
+        # whole rounds over the classes: a null with another mix of classes than the model's states has another zero
+        rounds = int(counts.min()) if counts.min() >= 2 else counts[labels_of(ids, self.model.classes)]
+        usable = ids[ids // max(self.model.classes, 1) < rounds]
         if len(usable) < 2:
             raise InputError(f"'{self._real(kind).name}' holds too few images for a null; at least 2 are needed")
         return usable

@@ -18,6 +18,7 @@ from slowflow.flow.model import FlowModel
 from slowflow.measuring import search
 from slowflow.measuring.engine import measure
 from slowflow.measuring.screening import level_information, level_warning, screened
+from slowflow.measuring.trajectories import Source
 from slowflow.records import Probe
 
 Factory = Callable[..., FlowModel]
@@ -85,12 +86,12 @@ def test_the_information_of_the_level_is_that_of_the_likelihood() -> None:
     rows = 0.5 * np.random.default_rng(0).normal(size=(40_000, 8))
     bank, t = Bank({0: rows}, "flat", "0"), np.array([0.3, 0.6, 0.9])
     v, slope = t**2 * 0.25 + (1 - t) ** 2, 2 * (0.25 * t - (1 - t))
-    found = level_information(bank, interpolant("linear"), t)
+    found = level_information(bank, interpolant("linear"), torch.from_numpy(t))
     np.testing.assert_allclose(found, 4 * (slope / v) ** 2, rtol=0.05)  # variances from 20,000 rows
 
 
 def test_too_few_dimensions_are_named() -> None:
-    draw, t = np.random.default_rng(0), np.linspace(0.1, 1.0, 10)
+    draw, t = np.random.default_rng(0), torch.linspace(0.1, 1.0, 10, dtype=torch.float64)
     few = level_warning(Bank({0: draw.normal(size=(500, 2))}, "few", "0"), interpolant("linear"), t)
     assert len(few) == 1
     assert few[0].startswith("level not identified: 2 dimensions")
@@ -100,7 +101,9 @@ def test_too_few_dimensions_are_named() -> None:
 
 def test_whitened_data_on_a_variance_preserving_path_are_named() -> None:
     rows = np.random.default_rng(0).normal(size=(4000, 64))
-    found = level_warning(Bank({0: rows}, "white", "0"), interpolant("gvp"), np.linspace(0.1, 1.0, 10))
+    found = level_warning(
+        Bank({0: rows}, "white", "0"), interpolant("gvp"), torch.linspace(0.1, 1.0, 10, dtype=torch.float64)
+    )
     assert found
     assert "level not identified" in found[0]
 
@@ -155,3 +158,24 @@ def test_an_approximate_index_shifts_m_itself() -> None:
     assert missed.any()
     assert (rough.closest.distance >= exact.closest.distance - 1e-12).all()  # never better than the exact search
     assert rough.certified == 0.0
+
+
+def test_a_null_has_the_model_s_mix_of_classes(images: ImageSet, tiny_model: Factory) -> None:
+    """Uneven classes: whole rounds over the classes only, because another mix has another zero."""
+    uneven = images.take(
+        np.concatenate([np.flatnonzero(images.labels.numpy() == c)[: 30 - 2 * c] for c in range(10)]), "u"
+    )
+    seen, held = uneven.split(0.5)
+    ids = Source(tiny_model(), held, seen, Probe(samples=200)).ids("genuine")
+    assert np.bincount(ids % 10).tolist() == [int(torch.bincount(held.labels).min())] * 10
+
+
+def test_a_bank_that_cannot_hold_every_class_is_refused(images: ImageSet) -> None:
+    with pytest.raises(DataError, match="a bank of 15 images is too small for 10 classes"):
+        screened(*halves(images), 15, 0)
+
+
+@pytest.mark.parametrize("settings", [{"nulls": ("genuine", "genuine")}, {"measures": ("norms", "norms")}])
+def test_a_kind_named_twice_is_refused(settings: dict[str, tuple[str, ...]]) -> None:
+    with pytest.raises(InputError, match="name one twice"):
+        Probe(**settings)

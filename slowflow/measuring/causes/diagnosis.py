@@ -33,6 +33,7 @@ from slowflow.measuring.causes.nodes import nodes_of
 from slowflow.measuring.causes.probing import Causes, step_counts
 from slowflow.measuring.causes.shares import PARTS, Division, Energies, divided, off_path
 from slowflow.measuring.measurement import Measurement
+from slowflow.measuring.screening import screened
 from slowflow.measuring.trajectories import Source
 from slowflow.records import Estimate, Probe
 
@@ -56,6 +57,7 @@ ADVICE = {
         "slowed inputs treats accumulation, which is not what this is."
     ),
     "accumulation": "This is what MixFlow and its rivals are for: post-train, beside a plain arm of the same length.",
+    "undivided": "There is a lag, but no cause is clear of zero: diagnose more samples before correcting anything.",
     "none": "Nothing to correct at this precision; more samples would narrow the intervals.",
     "fast": "States run ahead: do not apply MixFlow, which slows the inputs; look at guidance and at the scale of the output.",
 }
@@ -141,12 +143,13 @@ class Diagnosis:
 
     @property
     def cause(self) -> str:
-        """steps, local, accumulation, fast or none."""
+        """steps, local, accumulation, undivided (no part is clear of zero), fast or none."""
         if not any(division.clear for division in self.divisions.values()):
             return "none"
         if self.main.lag.value < 0:
             return "fast"
-        return max(PARTS, key=lambda name: self.main.parts[name].value)
+        largest = max(PARTS, key=lambda name: self.main.parts[name].value)
+        return largest if self.main.parts[largest].low > 0.0 else "undivided"
 
     @property
     def verdict(self) -> str:
@@ -260,17 +263,19 @@ def diagnose(
     probe = from_mapping(Probe, measured.config["probe"], f"the probe of {measured.path}")
     probe = replace(probe, samples=min(samples, probe.samples))
     counts = tuple(steps) or step_counts(probe.grids[0])
-    if len(counts) < 3 or len(set(counts)) < len(counts) or any(n % min(counts) for n in counts):
+    if len(counts) < 3 or len(set(counts)) < len(counts) or min(counts) < 2 or any(n % min(counts) for n in counts):
         raise InputError(
-            f"step counts {list(counts)} cannot be extrapolated: name three or more different ones, multiples of the least"
+            f"step counts {list(counts)} cannot be extrapolated: name three or more, from 2 on, all different multiples "
+            "of the least"
         )
     heldout = float(measured.config["data"]["heldout"])
-    planted = "none" if field is None else type(field).__name__
+    planted = "none" if field is None else _described(field)
     config = {**{k: measured.config[k] for k in ("model", "data")}, "probe": probe, "steps": counts, "planted": planted}
     folder = RunFolder(out or measured.path / "diagnosis", "diagnose", config)
     if folder.finished:
         return Diagnosis.load(folder.path)
     seen, held = data.split(heldout)
+    seen, _ = screened(seen, held, probe.bank, probe.seed)
     source = Source(model, held, seen, probe)
     bands = Bands.of(Bank.of(seen, conditional=model.classes > 0))
     causes = Causes(source, model if field is None else field, bands, counts)
@@ -308,6 +313,12 @@ def diagnose(
         names, {"facts": facts, "summary": Diagnosis(folder.path, dict(folder.config["config"]), facts, names).result()}
     )
     return Diagnosis.load(folder.path)
+
+
+def _described(field: Predictor) -> str:
+    """A planted field by its kind and its numbers."""
+    numbers = {k: v for k, v in vars(field).items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return f"{type(field).__name__} {numbers}"
 
 
 def _same(measured: Measurement, model: FlowModel, data: ImageSet) -> None:

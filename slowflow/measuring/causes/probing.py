@@ -34,7 +34,8 @@ def step_counts(steps: int) -> tuple[int, ...]:
         return (steps, steps // 2, steps // 4)
     if steps >= 40 and steps % 5 == 0:
         return (steps, 2 * steps // 5, steps // 5)
-    return (steps, 2 * steps, 4 * steps)
+    first = max(steps, 2)  # a single step has no time inside
+    return (first, 2 * first, 4 * first)
 
 
 def node_times(grid: np.ndarray) -> np.ndarray:

@@ -28,8 +28,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slowflow.measuring.bootstrap import interval, mean_curve, weights
+from slowflow.measuring.bootstrap import LEVEL, mean_curve, weights
 from slowflow.measuring.causes.bands import Node
+from slowflow.measuring.estimators import with_interval
+from slowflow.measuring.verdict import joint_level
 from slowflow.records import Estimate
 
 READINGS = ("signal clock", "noise clock", "level")
@@ -99,10 +101,12 @@ class Division:
 
     Args:
         lag: at the reported step count. parts: steps, local, accumulation; they add up to it. shares: of the lag.
-        by_steps: lag at each step count. weight: [node], of the slack at each node; they sum to 2.
+        joint: the lag with an interval that holds for all readings together. by_steps: lag at each step count.
+        weight: [node], of the slack at each node; they sum to 2.
     """
 
     lag: Estimate
+    joint: Estimate
     parts: dict[str, Estimate]
     shares: dict[str, Estimate]
     by_steps: dict[int, Estimate]
@@ -110,8 +114,8 @@ class Division:
 
     @property
     def clear(self) -> bool:
-        """True when the interval of the lag excludes zero."""
-        return self.lag.excludes(0.0)
+        """True when the lag is clear of zero at the joint level of all readings."""
+        return self.joint.excludes(0.0)
 
     @property
     def strength(self) -> float:
@@ -156,6 +160,7 @@ def divided(
     return {
         reading: Division(
             lag=_estimate(own[0, :, k], n),
+            joint=_estimate(own[0, :, k], n, joint_level(len(READINGS))),
             parts={name: _estimate(found[name][:, k], n) for name in PARTS},
             shares={name: _estimate(_share(found[name][:, k], own[0, :, k]), n) for name in PARTS},
             by_steps={count: _estimate(own[i, :, k], n) for i, count in enumerate(counts)},
@@ -201,10 +206,9 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.asarray(part / np.where(np.abs(whole) > LEAST, whole, np.nan))
 
 
-def _estimate(values: np.ndarray, n: int) -> Estimate:
+def _estimate(values: np.ndarray, n: int, level: float = LEVEL) -> Estimate:
     """Point value first, then its resamples."""
     usable = values[1:][np.isfinite(values[1:])]
     if not len(usable) or not np.isfinite(values[0]):
         return Estimate(float("nan"), float("nan"), float("nan"), n)
-    low, high = interval(usable)
-    return Estimate(float(values[0]), float(low), float(high), n)
+    return with_interval(float(values[0]), usable, n, level)
