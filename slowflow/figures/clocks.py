@@ -11,7 +11,6 @@ from slowflow.errors import InputError
 from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.figures.readings import headed, shade_unused, signed_scale
 from slowflow.figures.style import INK, KIND, KIND_LINE, KIND_NAME, ORANGE, QUIET, head, legend_below, note
-from slowflow.flow.interpolants import interpolant
 from slowflow.results import RunResult
 
 SIGNAL, NOISE = "signal clock", "noise clock"
@@ -31,7 +30,7 @@ def data(result: RunResult) -> pd.DataFrame:
     kinds = found.readings()
     if SIGNAL not in kinds or NOISE not in kinds:
         raise InputError(f"{found.path} was measured without clocks; measure again with --reference clocks")
-    path = interpolant(found.facts["interpolant"])
+    path = found.path_of_states
     frames = []
     for reading, of in ((SIGNAL, path.alpha), (NOISE, path.sigma)):
         table = found.summary(reading)

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slowflow.errors import InputError
-from slowflow.flow.interpolants import GVP, INTERPOLANTS, Interpolant
+from slowflow.flow.interpolants import GVP, INTERPOLANTS, Interpolant, interpolant
 
 
 def linear_betas(levels: int = 1000, first: float = 1e-4, last: float = 0.02) -> Float[Tensor, " levels"]:
@@ -131,3 +131,13 @@ class Table(Interpolant):
     def twin(self, t: Float[Tensor, "..."]) -> tuple[Interpolant, Float[Tensor, "..."]]:
         """gvp and its time of the same coefficients: 2/pi times the angle."""
         return GVP(), (self._angle(t) * (2.0 / math.pi)).to(t.dtype)
+
+
+def levels_of(path: Interpolant) -> list[float] | None:
+    """abar of a table that a model brought itself, for a record; None for paths that a name is enough for."""
+    return path.alphas_cumprod.tolist() if isinstance(path, Table) and path.name != "table" else None
+
+
+def recorded(name: str, levels: list[float] | None) -> Interpolant:
+    """The path of a record: a table by its levels, any other by its name."""
+    return interpolant(name) if levels is None else Table(torch.tensor(levels, dtype=torch.float64))

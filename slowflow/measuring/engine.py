@@ -21,6 +21,7 @@ from slowflow.families.open import direction_test
 from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
 from slowflow.flow.samplers import sampler
+from slowflow.flow.table import levels_of
 from slowflow.io import atomic, checkpoint
 from slowflow.io.run import RunFolder
 from slowflow.measuring import screening, search
@@ -111,6 +112,7 @@ def measure(
         "heldout": {"name": held.name, "n": len(held), "sha256": held.fingerprint},
         "shape": list(model.shape),
         "interpolant": model.interpolant.name,
+        "levels": levels_of(model.interpolant),
         "conventions": conventions.problem,
         "warnings": warnings,
         "reopen": reopen,

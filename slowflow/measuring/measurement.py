@@ -20,8 +20,9 @@ from slowflow.data.open import open_data
 from slowflow.errors import InputError
 from slowflow.families.base import OpenOptions
 from slowflow.families.open import open_model
-from slowflow.flow.interpolants import interpolant
+from slowflow.flow.interpolants import Interpolant
 from slowflow.flow.model import FlowModel
+from slowflow.flow.table import recorded
 from slowflow.io import checkpoint
 from slowflow.io.run import read_manifest, verify
 from slowflow.measuring import gamma
@@ -69,6 +70,11 @@ class Measurement:
         if damaged:
             raise InputError(f"{path}: '{damaged[0]}' is missing or damaged (its hash differs); measure again")
         return cls(path, manifest["config"], manifest["result"]["facts"], sorted(manifest["files"]))
+
+    @cached_property
+    def path_of_states(self) -> Interpolant:
+        """The interpolant."""
+        return recorded(self.facts["interpolant"], self.facts.get("levels"))
 
     @property
     def references(self) -> list[str]:
@@ -149,7 +155,7 @@ class Measurement:
                 continue
             reference = REFERENCES.get(name)
             assert not isinstance(reference, Reference)
-            path = interpolant(self.facts["interpolant"])
+            path = self.path_of_states
             for kind in self.kinds(steps, reference.start):
                 arrays = self._arrays[kind, self._start(kind, reference.start), steps or self.steps[0]]
                 own = {k.split("/")[1]: v for k, v in arrays.items() if k.startswith(f"{name}/")}
@@ -253,7 +259,7 @@ class Measurement:
             own = {k.split("/")[1]: v for k, v in arrays.items() if k.startswith(f"{name}/")}
             if own:
                 stored[kind] = own
-        return measure.table(stored, interpolant(self.facts["interpolant"]), int(self.config["probe"]["seed"]))
+        return measure.table(stored, self.path_of_states, int(self.config["probe"]["seed"]))
 
     def suggest(self, reference: str | None = None, steps: int | None = None) -> GammaFit:
         """gamma by every estimator, the recommended one, and a verdict; at the first number of steps unless told.
@@ -264,7 +270,7 @@ class Measurement:
         if reference is not None and reference not in self.singles:
             raise InputError(f"{self.path} was not measured under '{reference}' (it has {', '.join(self.singles)})")
         steps = steps or self.steps[0]
-        path = interpolant(self.facts["interpolant"])
+        path = self.path_of_states
         fit = gamma.fit(
             self.readings(steps),
             band_reference=reference or self.band_reference,

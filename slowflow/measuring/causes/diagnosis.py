@@ -22,9 +22,10 @@ from slowflow.data.bank import Bank
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError
 from slowflow.families.open import identity
-from slowflow.flow.interpolants import interpolant
+from slowflow.flow.interpolants import Interpolant
 from slowflow.flow.model import FlowModel, Predictor
 from slowflow.flow.samplers import sampler
+from slowflow.flow.table import levels_of, recorded
 from slowflow.io import checkpoint
 from slowflow.io.run import RunFolder, read_manifest, verify
 from slowflow.measuring.bootstrap import RESAMPLES, interval, weights
@@ -96,6 +97,11 @@ class Diagnosis:
         shards = [checkpoint.load(self.path / name).tensors for name in self.files]
         return {key: np.concatenate([shard[key].numpy() for shard in shards]) for key in shards[0]}
 
+    @cached_property
+    def path_of_states(self) -> Interpolant:
+        """The interpolant."""
+        return recorded(self.facts["interpolant"], self.facts.get("levels"))
+
     @property
     def seed(self) -> int:
         """Of the bootstrap."""
@@ -119,13 +125,13 @@ class Diagnosis:
     @cached_property
     def divisions(self) -> dict[str, Division]:
         """reading -> the division of its lag."""
-        nodes = nodes_of(self._bands, interpolant(self.facts["interpolant"]), self.facts["nodes"][1:])
+        nodes = nodes_of(self._bands, self.path_of_states, self.facts["nodes"][1:])
         return divided(self._runs(), nodes, int(self.facts["order"]), self.seed, self._runs("null-"))
 
     @cached_property
     def off_path(self) -> tuple[Estimate, Estimate]:
         """(share of the divergence from genuine states that no single time takes away, the divergence in nats)."""
-        nodes = nodes_of(self._bands, interpolant(self.facts["interpolant"]), self.facts["nodes"][1:])
+        nodes = nodes_of(self._bands, self.path_of_states, self.facts["nodes"][1:])
         return off_path(self._runs()[0], nodes, self.seed)
 
     @property
@@ -182,7 +188,7 @@ class Diagnosis:
 
     def _gaussian_growth(self, start: float, end: float) -> dict[str, float]:
         """The same for the exact flow of Gaussian data with these variances: sqrt(v(end) / v(start)) along each axis."""
-        path = interpolant(self.facts["interpolant"])
+        path = self.path_of_states
         times = torch.tensor([start, end], dtype=torch.float64)
         v = self._bands.expected(path.alpha(times).numpy(), path.sigma(times).numpy())
         ratio, size = v[1] / v[0], self._bands.size
@@ -302,6 +308,7 @@ def diagnose(
         "nodes": causes.nodes.tolist(),
         "order": sampler(probe.sampler).order,
         "interpolant": model.interpolant.name,
+        "levels": levels_of(model.interpolant),
         "bands": {
             "size": bands.size.tolist(),
             "variance": bands.variance.tolist(),
