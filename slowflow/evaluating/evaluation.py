@@ -17,7 +17,7 @@ from slowflow.config import canonical
 from slowflow.errors import InputError
 from slowflow.evaluating import coverage, frechet
 from slowflow.io import checkpoint
-from slowflow.io.run import read_manifest, verify
+from slowflow.io.run import whole_manifest
 from slowflow.records import Estimate
 
 RESAMPLES = 500
@@ -52,10 +52,7 @@ class Evaluation:
             InputError: not one, unfinished or damaged.
         """
         path = Path(path)
-        manifest = read_manifest(path, "evaluate")
-        damaged = verify(path)
-        if damaged:
-            raise InputError(f"{path}: '{damaged[0]}' is missing or damaged (its hash differs); evaluate again")
+        manifest = whole_manifest(path, "evaluate")
         return cls(path, manifest["config"], manifest["result"]["facts"])
 
     @property

@@ -152,6 +152,19 @@ def read_manifest(path: str | Path, kind: str | None = None) -> dict[str, Any]:
     return manifest
 
 
+def whole_manifest(path: str | Path, kind: str) -> dict[str, Any]:
+    """The manifest of a finished run whose files all have their recorded hash; `kind` is also the verb that mends it.
+
+    Raises:
+        InputError: as `read_manifest`, or a file is missing or damaged.
+    """
+    manifest = read_manifest(path, kind)
+    damaged = verify(path)
+    if damaged:
+        raise InputError(f"{path}: '{damaged[0]}' is missing or damaged (its hash differs); {kind} again")
+    return manifest
+
+
 def verify(path: str | Path) -> list[str]:
     """Names of files that are missing or differ from the hash in the manifest; empty when all is well."""
     path = Path(path)

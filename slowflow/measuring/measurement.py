@@ -24,7 +24,7 @@ from slowflow.flow.interpolants import Interpolant
 from slowflow.flow.model import FlowModel
 from slowflow.flow.table import recorded
 from slowflow.io import checkpoint
-from slowflow.io.run import read_manifest, verify
+from slowflow.io.run import whole_manifest
 from slowflow.measuring import gamma
 from slowflow.measuring.bootstrap import RESAMPLES, interval, weights
 from slowflow.measuring.peers import MEASURES
@@ -65,10 +65,7 @@ class Measurement:
             InputError: not a measurement, unfinished, or a shard is damaged.
         """
         path = Path(path)
-        manifest = read_manifest(path, "measure")
-        damaged = verify(path)
-        if damaged:
-            raise InputError(f"{path}: '{damaged[0]}' is missing or damaged (its hash differs); measure again")
+        manifest = whole_manifest(path, "measure")
         return cls(path, manifest["config"], manifest["result"]["facts"], sorted(manifest["files"]))
 
     @cached_property

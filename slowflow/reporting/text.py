@@ -152,6 +152,8 @@ def cause_finding(result: RunResult) -> Finding | None:
         sharper = "A sharper look, against real states of the same noise and images, does find one. "
     if found.cause == "fast":
         return Finding(f"{sharper}States run ahead ({found.reading}).", f"{whole}: {parts}.")
+    if found.cause == "undivided":
+        return Finding(f"{sharper}No single cause of the lag ({found.reading}) is clear of zero.", f"{whole}: {parts}.")
     most = "Most" if division.shares[found.cause].low > 0.5 else "The largest part"
     return Finding(f"{sharper}{most} of the lag ({found.reading}) is {MADE[found.cause]}.", f"{whole}: {parts}.")
 
@@ -220,7 +222,7 @@ def lag_advice(result: RunResult) -> str:
 def calls_for_training(result: RunResult) -> bool:
     """True where states lag and nothing says that another cause than accumulation makes it."""
     found, verdict = result.diagnosis, result.fit.verdict
-    if found is not None and found.cause != "none":
+    if found is not None and found.cause not in ("none", "undivided"):
         return verdict in ("none detectable", "detected") and found.cause == "accumulation"
     return verdict == "detected"
 

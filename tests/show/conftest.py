@@ -37,7 +37,8 @@ def caused(found: Diagnosis, *, steps: float, local: float, accumulation: float)
         shares = {part: Estimate(value / whole if whole else 0.0, -0.1, 1.1, 60) for part, value in parts.items()}
         lags = {n: whole - parts["steps"] * (1 - found.counts[0] / n) for n in found.counts}
         by_steps = {n: Estimate(value, value - half, value + half, 60) for n, value in lags.items()}
-        known = {"lag": by_steps[found.counts[0]], "parts": numbers, "shares": shares, "by_steps": by_steps}
+        lag = by_steps[found.counts[0]]
+        known = {"lag": lag, "joint": lag, "parts": numbers, "shares": shares, "by_steps": by_steps}
         divisions[name] = replace(found.divisions[name], **known)
     again = replace(found)
     again.__dict__["divisions"] = divisions  # a cached property

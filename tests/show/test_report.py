@@ -201,6 +201,22 @@ def test_a_sharper_diagnosis_is_said_to_be_one(measured_only: RunResult) -> None
     assert "No lag that belongs to this model was found" in text.lag_finding(silent).sentence
 
 
+def test_a_lag_without_a_clear_cause_is_said_to_be_undivided(
+    result: RunResult, with_causes: Callable[..., Diagnosis]
+) -> None:
+    found = with_causes(result.diagnoses["base"], steps=0.03, local=0.03, accumulation=0.03)
+    main = found.main
+    wide = {name: replace(one, low=-0.01) for name, one in main.parts.items()}
+    found.__dict__["divisions"] = {**found.divisions, found.reading: replace(main, parts=wide)}
+    assert found.cause == "undivided"
+    shown = replace(result, diagnoses={"base": found})
+    said = text.cause_finding(shown)
+    assert said is not None
+    assert "No single cause of the lag" in said.sentence
+    assert "diagnose more samples" in found.advice
+    assert "No single cause of the lag" in Page(render(shown)).text
+
+
 def test_the_divided_lag_is_in_the_table(result: RunResult) -> None:
     rows = {row["reading"]: row["cells"] for row in cause_rows(result)}
     for name, division in result.diagnoses["base"].divisions.items():

@@ -22,7 +22,7 @@ from slowflow.data.images import ImageSet
 from slowflow.errors import InputError
 from slowflow.flow.model import FlowModel
 from slowflow.io import checkpoint
-from slowflow.io.run import RunFolder, read_manifest, verify
+from slowflow.io.run import RunFolder, whole_manifest
 from slowflow.measuring import search
 from slowflow.measuring.bootstrap import RESAMPLES
 from slowflow.measuring.calibration.controls import made
@@ -65,10 +65,7 @@ class Calibration:
             InputError: not a calibration, unfinished, or damaged.
         """
         path = Path(path)
-        manifest = read_manifest(path, "calibrate")
-        damaged = verify(path)
-        if damaged:
-            raise InputError(f"{path}: '{damaged[0]}' is missing or damaged (its hash differs); calibrate again")
+        manifest = whole_manifest(path, "calibrate")
         return cls(_table(manifest["result"]["rows"]), manifest["result"]["facts"], path)
 
     @cached_property

@@ -27,7 +27,7 @@ from slowflow.flow.model import FlowModel, Predictor
 from slowflow.flow.samplers import sampler
 from slowflow.flow.table import levels_of, recorded
 from slowflow.io import checkpoint
-from slowflow.io.run import RunFolder, read_manifest, verify
+from slowflow.io.run import RunFolder, whole_manifest
 from slowflow.measuring.bootstrap import RESAMPLES, interval, weights
 from slowflow.measuring.causes.bands import Bands
 from slowflow.measuring.causes.nodes import nodes_of
@@ -85,10 +85,7 @@ class Diagnosis:
             InputError: not a diagnosis, unfinished, or damaged.
         """
         path = Path(path)
-        manifest = read_manifest(path, "diagnose")
-        damaged = verify(path)
-        if damaged:
-            raise InputError(f"{path}: '{damaged[0]}' is missing or damaged (its hash differs); diagnose again")
+        manifest = whole_manifest(path, "diagnose")
         return cls(path, manifest["config"], manifest["result"]["facts"], sorted(manifest["files"]))
 
     @cached_property
