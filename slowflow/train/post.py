@@ -15,7 +15,7 @@ from slowflow.errors import InputError
 from slowflow.flow.model import FlowModel
 from slowflow.io import checkpoint
 from slowflow.io.run import RunFolder
-from slowflow.remedies import REMEDIES, TrainingRemedy
+from slowflow.remedies import REMEDIES, TrainingRemedy, make
 from slowflow.train.loop import Progress, TrainConfig, check_data, train
 from slowflow.train.pretrain import finish
 
@@ -41,7 +41,7 @@ def make_remedy(
         settings |= {"gamma": gamma, "target_at": target_at, "order": order}
     elif gamma is not None:
         raise InputError(f"the remedy '{name}' has no gamma, but {gamma} was given")
-    return kind(**settings)
+    return make(name, settings)
 
 
 def post_train(
