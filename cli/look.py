@@ -142,11 +142,12 @@ def check(
     """Is the checkpoint safe to open, whole, finite, and does its time run the right way?"""
     out = s.Output(json, quiet=True)
     where, precision = s.setup(threads, device)
-    opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
+    opened = s.open_model(None, model, family, factory, interpolant, prediction, heads, where, precision)
     from slowflow.cards import cards
     from slowflow.data.open import open_data
     from slowflow.families.open import direction_test
     from slowflow.flow.cost import cost, size
+    from slowflow.protocols import calls_of_protocols
 
     bundled = {c.name: c for c in cards("model")}
     data = data or (bundled[model].content["data"] if model in bundled else None)
@@ -154,13 +155,15 @@ def check(
     if data is not None:
         test = direction_test(opened.model, open_data(data, classes=opened.model.classes))
     problems = [test.problem] if test is not None and test.problem else []
-    costs = cost(opened.model, 64)
+    # memory is asked for, not calls: recombine walks every path, tables included
+    costs, counts = cost(opened.model, 64, "recombine"), calls_of_protocols(opened.model)
     found = {
         "ok": not problems,
-        "family": bundled[model].content["family"] if model in bundled else family,
+        "family": opened.model.family,
         "sha256": opened.sha256,
         "parameters": sum(p.numel() for p in opened.model.net.parameters()),
         "memory": {"weights": costs.weights, "sampling_64": costs.sampling, "training_64": costs.training},
+        "calls": counts,
         "shape": list(opened.model.shape),
         "settings": opened.settings,
         "part": opened.part,
@@ -171,9 +174,20 @@ def check(
         "problems": problems,
     }
     out.say(f"  {opened.model.name}: {found['parameters']:,} parameters, states {opened.model.shape}")
+    out.say(
+        f"  family {opened.model.family}, path {opened.model.interpolant.name}, predicts {opened.model.prediction}, "
+        f"{opened.model.classes or 'no'} classes"
+    )
     out.say(f"  sha256 {opened.sha256}")
     out.say(
-        f"  memory: weights {size(costs.weights)}; 64 at once {size(costs.sampling)} to sample, {size(costs.training)} to train"
+        f"  memory: weights {size(costs.weights)}; 64 at once {size(costs.sampling)} to sample unguided, "
+        f"{size(costs.training)} to train"
+    )
+    named = ", ".join(f"{name} {calls}" for name, calls in counts.items())
+    out.say(
+        f"  network calls a sample, guidance included: {named}"
+        if named
+        else "  network calls a sample: 1 a step with a first-order sampler, 2 with heun; guidance doubles them"
     )
     if test:
         out.say(

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from slowflow.protocols.base import PROTOCOLS, SamplingProtocol, protocol
+from slowflow.protocols.base import PROTOCOLS, SamplingProtocol, calls_of_protocols, protocol
 
-__all__ = ["PROTOCOLS", "SamplingProtocol", "protocol"]
+__all__ = ["PROTOCOLS", "SamplingProtocol", "calls_of_protocols", "protocol"]

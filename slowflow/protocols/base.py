@@ -98,3 +98,19 @@ def register(found: SamplingProtocol, *, summary: str, source: str) -> None:
 def protocol(name: str) -> SamplingProtocol:
     """The protocol called `name` (slowflow ls protocols)."""
     return PROTOCOLS.get(name)
+
+
+def calls_of_protocols(model: FlowModel) -> dict[str, int]:
+    """Network calls a sample costs under every protocol of the model's family, guidance included.
+
+    A model stands in for its own guide: a guide is called as often, whatever it is.
+    """
+    found = {}
+    for entry in PROTOCOLS:
+        if model.family in entry.value.families:
+            settings = entry.value.settings()
+            applied = entry.value.applied(model, model if entry.value.autoguided else None)
+            found[entry.name] = network_calls(
+                applied, settings["sampler"], settings["steps"], guidance=settings["guidance"]
+            )
+    return found

@@ -9,7 +9,7 @@ from torch import nn
 import slowflow
 from slowflow.errors import InputError
 from slowflow.flow.model import FlowModel
-from slowflow.protocols import PROTOCOLS
+from slowflow.protocols import PROTOCOLS, calls_of_protocols
 
 
 class Zero(nn.Module):
@@ -67,6 +67,11 @@ def test_guides_are_asked_for_and_refused_by_name():
         slowflow.protocol("rae-paper-guided").applied(model("rae"))
     with pytest.raises(InputError, match="'rae-paper' uses no guide"):
         slowflow.protocol("rae-paper").applied(model("rae"), model("rae"))
+
+
+def test_a_familys_protocols_are_counted_without_a_guide():
+    assert calls_of_protocols(model("rae")) == {"rae-paper": 49, "rae-paper-guided": 98}
+    assert calls_of_protocols(model("ddpm")) == {}
 
 
 def test_unknown_protocols_suggest_one():
