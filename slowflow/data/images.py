@@ -61,7 +61,8 @@ class ImageSet:
     def must_have_shape(self, shape: tuple[int, ...]) -> None:
         """Refuse to go on with a model whose states have another shape."""
         if self.shape != shape:
-            raise InputError(f"'{self.name}' has items of shape {self.shape}, the model makes {shape}")
+            hint = "; slowflow encode turns images into latents" if self.pixels and shape[0] not in (1, 3) else ""
+            raise InputError(f"'{self.name}' has items of shape {self.shape}, the model makes {shape}{hint}")
 
     @property
     def fingerprint(self) -> str:

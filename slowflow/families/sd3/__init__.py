@@ -100,7 +100,8 @@ class SD3Family:
             raise InputError("an sd3 model is linear and predicts a velocity; leave --interpolant and --prediction out")
         peer = open_peer(path, "sd3", SD3Settings, ("transformer",), _rows, _prepare)
         model = flow_model(peer)
-        notes = [*peer.notes, f"{max(model.classes, 1)} prompts; the null condition is the empty prompt"]
+        told = f"{model.classes} prompts; the null condition is the empty prompt"
+        notes = [*peer.notes, told if model.classes else "no prompts: every sample has the empty one, unguided"]
         return Opened(model, peer.path, peer.sha256, peer.part, {"network": NETWORK, **asdict(peer.settings)}, notes)
 
     def remembers(self, net: Any) -> dict[str, Any]:

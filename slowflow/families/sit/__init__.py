@@ -79,10 +79,10 @@ class SiTFamily:
         net = SiT(config)
         load_strictly(net, stored.tensors, path)
         notes = [f"weights taken from '{stored.part}'"]
-        if not known and options.interpolant is None:
-            notes.append(
-                "the file does not say its interpolant and prediction; SiT's default, linear velocity, is used"
-            )
+        assumed = [key for key in conventions if getattr(options, key) is None and key not in known]
+        if assumed:
+            taken = " ".join(conventions[key] for key in assumed)
+            notes.append(f"the file does not say its {' and '.join(assumed)}; SiT's default, {taken}, is used")
         model = flow_model(
             net,
             path=conventions["interpolant"],
