@@ -28,12 +28,6 @@ from slowflow.io.checkpoint import load_strictly
 from slowflow.io.run import file_sha256
 
 
-def level(table: Table, t: Tensor) -> Tensor:
-    """The table index of t; a whole number where t is a level but for rounding, as the network was trained on no others."""
-    k = table.label(t)
-    return torch.where((k - k.round()).abs() < 1e-3, k.round(), k)
-
-
 def respaced(table: Table, steps: int) -> Tensor:
     """The times of `steps` levels spread evenly over the table, the noisiest first, then t = 1.
 
@@ -56,7 +50,7 @@ def flow_model(net: SiT, *, name: str) -> FlowModel:
         shape=(config.channels, config.input_size, config.input_size),
         classes=config.classes,
         null=config.classes,
-        label=partial(level, table),
+        label=table.label,
         times=partial(respaced, table),
         name=name,
         training=Training(levels=table.levels),
