@@ -48,6 +48,8 @@ def export(model: FlowModel, layout: str, out: str | Path, *, drop_sigma: bool =
         raise InputError(
             f"'{model.name}' is a model of the family '{model.family}' and cannot be written as '{layout}'"
         )
+    if isinstance(model.net, PeerNet):
+        raise InputError(f"'{model.name}' is a network of diffusers, whose layout is a folder: --layout diffusers")
     content = FAMILIES.get(layout).official(model)
     if drop_sigma:
         content = without_sigma(content, model.shape[0])

@@ -409,6 +409,8 @@ def test_what_was_trained_goes_back_into_diffusers(tmp_path):
         torch.testing.assert_close(model.raw(state, t, torch.tensor([0, 1])), -expected, rtol=0, atol=1e-5)
     with pytest.raises(InputError, match="out exists; choose another name"):
         export(model, "diffusers", tmp_path / "out")
+    with pytest.raises(InputError, match="whose layout is a folder: --layout diffusers"):
+        export(model, "sd3", tmp_path / "file.pt")
 
 
 def test_checkpointing_changes_no_gradient(tmp_path):
