@@ -8,7 +8,8 @@ On the linear interpolant u does not depend on time and both targets coincide; o
 are on offer. gamma = 0 gives plain training under the Beta(2,1) law.
 
 Under a resolution shift W there are two orders, equal where there is no shift:
-    released  t = W(t0), m ~ U[(1-gamma) t, t]     draw, warp, then slow: the code released for RAE
+    released  t = W(t0), m ~ U[(1-gamma) t, t]     draw, warp, then slow: the code released for RAE (whose t0 ends at
+                                                   sqrt(0.999), which support=(0, 0.9995) would repeat)
     paper     t = W(t0), m = W(m0), m0 ~ U[(1-gamma) t0, t0]     the derivation in unwarped time; (m0, t0) stays uniform
 """
 
