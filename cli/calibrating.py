@@ -38,7 +38,7 @@ def calibrate(
     """Which measures can be trusted on data like these? Perfect models and effects of known size through each of them."""
     output = s.Output(json, quiet)
     s.setup(threads)
-    opened = s.open_model(model, family, factory, interpolant, prediction, heads)
+    opened = s.open_model(output, model, family, factory, interpolant, prediction, heads)
     from slowflow.data.open import open_data
     from slowflow.measuring.calibration.calibration import calibrate as run
 

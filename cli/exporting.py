@@ -31,7 +31,7 @@ def export(
 ) -> None:
     """Write a model as its authors do, so that their own scripts can sample what SlowFlow trained."""
     output = s.Output(json, quiet=True)
-    opened = s.open_model(model, family, factory, interpolant, prediction, heads)
+    opened = s.open_model(output, model, family, factory, interpolant, prediction, heads)
     from slowflow.families.export import export as write
 
     found = write(opened.model, layout, out, drop_sigma=drop_sigma)

@@ -27,7 +27,10 @@ def sample(
         str | None, typer.Option("--codec", help="Decode latents: the folder of their autoencoder (diffusers' layout).")
     ] = None,
     quantiser: Annotated[
-        str | None, typer.Option(help="round, truncate or half-even, with --codec; its authors' own when not given.")
+        str | None,
+        typer.Option(
+            help="round (SiT, DiT), truncate (REPA, RAE) or half-even (diffusers), with --codec; the codec's own if not given."
+        ),
     ] = None,
     family: s.Family = "sit",
     factory: s.Factory = None,
@@ -47,7 +50,7 @@ def sample(
     """Generate samples. Sample i is the same for any batch size, and has class i mod classes."""
     output = s.Output(json, quiet)
     where, precision = s.setup(threads, device, dtype)
-    opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
+    opened = s.open_model(output, model, family, factory, interpolant, prediction, heads, where, precision)
     opened = s.apply_protocol(output, opened, protocol, guide, sampler, [steps], guidance)
     from slowflow.codecs.decoding import open_decoder
     from slowflow.evaluating.sampling import SampleConfig
@@ -131,7 +134,7 @@ def evaluate(
         images = open_data(data)
         found = evaluate_file(Path(model), images, open_features(features, images.shape), out, heldout=heldout)
     else:
-        opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
+        opened = s.open_model(output, model, family, factory, interpolant, prediction, heads, where, precision)
         opened = s.apply_protocol(output, opened, protocol, guide, sampler, steps, guidance)
         found = run(
             opened.model,

@@ -58,10 +58,12 @@ def measure(
     """How slow do generated states run? With nulls: genuine states and a perfect model through the same code."""
     output = s.Output(json, quiet)
     where, precision = s.setup(threads, device, dtype)
-    opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
+    opened = s.open_model(output, model, family, factory, interpolant, prediction, heads, where, precision)
     opened = s.apply_protocol(output, opened, protocol, guide, sampler, steps, guidance)
     if dry_run:
-        return s.say_cost(output, opened.model, samples, s.batch_size(batch_size), sampler, steps, guidance)
+        size = s.batch_size(batch_size)
+        beside = calls_beside(reference, measure, null, guidance)
+        return s.say_cost(output, opened.model, samples, size, sampler, steps, guidance, beside)
     from slowflow.data.open import open_data
     from slowflow.families.open import identity
     from slowflow.io.run import read_manifest
@@ -115,6 +117,22 @@ def measure(
     output.say(f"\nmeasured: {out}")
     output.answer(read_manifest(out, "measure")["result"]["summary"])
     return 1 if any(facts.get("agreement", 1.0) < 1.0 for facts in found.facts["search"].values()) else 0
+
+
+def calls_beside(references: list[str], measures: list[str], nulls: list[str], guidance: float) -> list[str]:
+    """What a measurement asks of the network beside its trajectories from noise; the other nulls do not call it."""
+    from slowflow.measuring.peers import MEASURES
+    from slowflow.measuring.references import REFERENCES
+
+    found = [
+        f"the null '{name}'" for name in ("fine", "unguided") if name in nulls or (name == "unguided" and guidance != 1)
+    ]
+    found += [
+        f"trajectories for the reference '{name}', which begin elsewhere"
+        for name in references
+        if name != "auto" and REFERENCES.get(name).start != "noise"
+    ]
+    return found + [f"the measure '{name}'" for name in measures if MEASURES.get(name)]
 
 
 def curve_table(table: Any) -> str:
@@ -190,7 +208,7 @@ def diagnose(
     measured = RunResult.load(run).measured
     asked = measured.asked(model=model, data=data)
     names = ("model", "family", "factory", "interpolant", "prediction", "heads")
-    opened = s.open_model(*(asked[name] for name in names), where, precision)
+    opened = s.open_model(output, *(asked[name] for name in names), where, precision)
     images = open_data(asked["data"], classes=opened.model.classes)
     found = find(
         measured, opened.model, images, out, samples=samples, steps=tuple(steps), progress=output.progress("diagnose")

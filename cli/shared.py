@@ -264,6 +264,7 @@ def batch_size(text: str) -> int:
 
 
 def open_model(
+    output: Output | None,
     model: str,
     family: str,
     factory: str | None,
@@ -273,7 +274,7 @@ def open_model(
     device: Any = None,
     dtype: Any = None,
 ) -> Any:
-    """Open MODEL and move it; the current folder is importable for factories."""
+    """Open MODEL and move it; what was found out on the way is printed. The current folder is importable for factories."""
     if factory is not None and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     from slowflow.families.base import OpenOptions
@@ -282,7 +283,21 @@ def open_model(
     opened = opener(model, family, OpenOptions(interpolant, prediction, heads, factory))
     if device is not None:
         opened.model.net.to(device=device, dtype=dtype)
+    for text in opened.notes:
+        # that a file with one set of weights was taken whole is no news
+        if output is not None and text != "weights taken from 'flat'":
+            output.say(f"note: {text}")
     return opened
+
+
+def _open_guide(guide: str, opened: Any) -> Any:
+    """The guide, of the model's family; what its file does not say is as for the model, heads apart (widths differ)."""
+    from slowflow.io import checkpoint
+
+    own = checkpoint.metadata(Path(guide) / "model.safetensors") or checkpoint.metadata(guide)
+    told = {} if own else opened.settings
+    options = (told.get(key) for key in ("factory", "interpolant", "prediction"))
+    return open_model(None, guide, opened.model.family, *options, None, opened.model.device, opened.model.dtype).model
 
 
 def apply_protocol(
@@ -297,7 +312,7 @@ def apply_protocol(
 
     model, weaker = opened.model, None
     if guide is not None:
-        weaker = open_model(guide, model.family, None, None, None, None, model.device, model.dtype).model
+        weaker = _open_guide(guide, opened)
     if name is None:
         return replace(opened, model=replace(model, guiding=replace(model.guiding, guide=weaker)))
     model = protocol(name).applied(model, weaker)
@@ -307,9 +322,16 @@ def apply_protocol(
 
 
 def say_cost(
-    output: Output, model: Any, samples: int, batch: int, sampler: str, steps: list[int], guidance: float
+    output: Output,
+    model: Any,
+    samples: int,
+    batch: int,
+    sampler: str,
+    steps: list[int],
+    guidance: float,
+    beside: list[str],
 ) -> int:
-    """Parameters, memory and network calls of a run that is not made."""
+    """Parameters, memory and network calls of a run that is not made; `beside` names what calls the network besides."""
     from slowflow.flow.cost import cost, size
 
     calls = {}
@@ -319,9 +341,11 @@ def say_cost(
         output.say(
             f"  {count} steps: {found.calls} network calls a sample, {found.calls * samples:,} for {samples} samples"
         )
+    if beside:
+        output.say(f"  not counted: {', '.join(beside)}")
     output.say(
         f"  {found.parameters:,} parameters, {size(found.weights)}; with {batch} samples at once {size(found.sampling)}"
     )
     facts = {"parameters": found.parameters, "weights_bytes": found.weights, "peak_bytes": found.sampling}
-    output.answer({**facts, "batch_size": batch, "samples": samples, "calls": calls})
+    output.answer({**facts, "batch_size": batch, "samples": samples, "calls": calls, "not_counted": beside})
     return 0

@@ -78,7 +78,7 @@ def posttrain(
         mixed=mixed,
     )
     where, precision = s.setup(threads, device, dtype)
-    opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
+    opened = s.open_model(output, model, family, factory, interpolant, prediction, heads, where, precision)
     from slowflow.data.open import open_data
     from slowflow.families.open import identity
     from slowflow.io.run import read_manifest

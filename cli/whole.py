@@ -51,7 +51,7 @@ def run(
     """Check, measure, suggest, post-train with a plain control arm, measure again, evaluate, report."""
     output = s.Output(json, quiet)
     where, precision = s.setup(threads, device, dtype)
-    opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
+    opened = s.open_model(output, model, family, factory, interpolant, prediction, heads, where, precision)
     from slowflow.evaluating.engine import Sampling
     from slowflow.pipeline import RunConfig
     from slowflow.records import Probe
@@ -103,7 +103,7 @@ def demo(
         train=from_mapping(TrainConfig, told["train"], f"demo of {model}"),
         descendants=bool(content.get("descendants")),
     )
-    opened = s.open_model(model, "sit", None, None, None, None, where, precision)
+    opened = s.open_model(output, model, "sit", None, None, None, None, where, precision)
     _whole(output, opened, {"model": model, "data": content["data"]}, settings, out)
 
 

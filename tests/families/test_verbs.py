@@ -24,7 +24,7 @@ def slowflow(*arguments, code=0):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("verbs")
-    for kind in ("sit-sigma", "rae", "repa"):
+    for kind in ("sit-sigma", "rae", "repa", "dit"):
         torch.save(fresh(kind).state_dict(), root / f"{kind}.pt")
     torch.save(fresh("rae", seed=3).state_dict(), root / "guide.pt")
     data = easy_data(3, (2, 4, 4), n=60)
@@ -130,6 +130,66 @@ def test_check_names_the_family_that_would_fit(folder):
     assert "sampling ends at t =" in said
 
 
+def test_check_walks_a_table_and_says_how_the_file_was_understood(folder):
+    text, err = slowflow("check", folder / "dit.pt", "--family", "dit", "--heads", 2, "--json")
+    told = json.loads(text)
+    assert (told["family"], told["calls"]) == ("dit", {"dit-ddim": 500})
+    assert told["memory"]["sampling_64"] > 0
+    assert "family dit, path table, predicts noise, 3 classes" in err
+    slowflow("check", folder / "dit.pt", "--family", "dit", "--heads", 2, "--data", folder / "data.npz", code=1)
+    told = json.loads(slowflow("check", folder / "rae.pt", *RAE, "--json")[0])
+    assert told["calls"] == {"rae-paper": 49, "rae-paper-guided": 98}
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ((), "does not say its interpolant and prediction; SiT's default, linear velocity, is used"),
+        (("--prediction", "score"), "does not say its interpolant; SiT's default, linear, is used"),
+        (("--interpolant", "gvp"), "does not say its prediction; SiT's default, velocity, is used"),
+        (("--interpolant", "gvp", "--prediction", "score"), None),
+    ],
+)
+def test_only_what_was_assumed_is_called_assumed(flags, says, folder):
+    notes = json.loads(slowflow("check", folder / "sit-sigma.pt", *SIT, *flags, "--json")[0])["notes"]
+    assumed = [note.removeprefix("the file ") for note in notes if "default" in note]
+    assert assumed == ([] if says is None else [says])
+
+
+def test_every_verb_says_which_weights_were_taken(folder, tmp_path):
+    state = fresh("sit-sigma").state_dict()
+    torch.save({"model": state, "ema": state}, tmp_path / "trainer.pt")
+    rest = ("--n", 1, "--steps", 1, "--latents", "--quiet", "--json", "--out")
+    _, err = slowflow("sample", tmp_path / "trainer.pt", *SIT, *rest, tmp_path / "a.npz")
+    assert "note: weights taken from 'ema'" in err
+    _, err = slowflow("sample", folder / "sit-sigma.pt", *SIT, *rest, tmp_path / "b.npz")
+    assert "weights taken" not in err
+
+
+def test_a_guide_is_understood_as_the_model_is(folder, tmp_path):
+    wide = ("--family", "repa", "--heads", 2, "--interpolant", "gvp", "--data", folder / "data.npz")
+    slowflow("posttrain", folder / "repa.pt", *wide, "--gamma", 0, "--steps", 1, "--out", tmp_path / "own", "--quiet")
+    rest = ("--n", 1, "--steps", 2, "--guidance", 2.0, "--latents", "--quiet", "--json", "--out")
+    # a guide that says what it is: a run folder of a curved path does not fit a straight model
+    _, err = slowflow(
+        "sample", folder / "repa.pt", *wide[:4], "--guide", tmp_path / "own", *rest, tmp_path / "a.npz", code=3
+    )
+    assert "the guide's path is 'gvp', the model's 'linear'" in err
+    slowflow("sample", folder / "repa.pt", *wide[:6], "--guide", tmp_path / "own", *rest, tmp_path / "b.npz")
+    # one that does not is read as the model was
+    curved = ("--interpolant", "gvp", "--guide", folder / "guide.pt")
+    slowflow("sample", folder / "rae.pt", *RAE, *curved, *rest, tmp_path / "c.npz")
+
+
+def test_images_for_a_model_of_latents_are_sent_to_encode(folder, tmp_path):
+    np.savez(tmp_path / "images.npz", data=np.zeros((6, 4, 4, 3), dtype=np.uint8), labels=np.arange(6) % 3)
+    _, err = slowflow("check", folder / "rae.pt", *RAE, "--data", tmp_path / "images.npz", code=3)
+    assert "the model makes (2, 4, 4); slowflow encode turns images into latents" in err
+    np.savez(tmp_path / "latents.npz", data=np.zeros((6, 3, 4, 4), dtype=np.float32), labels=np.arange(6) % 3)
+    _, err = slowflow("check", folder / "rae.pt", *RAE, "--data", tmp_path / "latents.npz", code=3)
+    assert "has items of shape (3, 4, 4)" in err
+
+
 def test_posttrain_takes_the_papers_order(folder, tmp_path):
     common = ("posttrain", folder / "rae.pt", *RAE, "--data", folder / "data.npz", "--steps", 1, "--warmup", 0)
     slowflow(*common, "--gamma", 0.4, "--order", "paper", "--out", tmp_path / "t", "--quiet")
@@ -157,4 +217,11 @@ def test_a_dry_run_says_the_cost_and_makes_nothing(folder, tmp_path):
     assert told["calls"] == {"10": 40, "20": 80}
     assert told["peak_bytes"] > told["weights_bytes"] >= 4 * told["parameters"]
     assert "8,000 for 100 samples" in err
+    assert told["not_counted"] == ["the null 'unguided'"]
+    more = ("--guidance", 1, "--null", "fine", "--reference", "inverted", "--reference", "level", "--measure", "norms")
+    assert json.loads(slowflow(*common, *more)[0])["not_counted"] == [
+        "the null 'fine'",
+        "trajectories for the reference 'inverted', which begin elsewhere",
+        "the measure 'norms'",
+    ]
     assert not out.exists()
