@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -125,10 +126,14 @@ def _load_torch(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged container fails in a dozen ways; none of them may look like a bug of ours
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if code is not None:  # PyTorch's own message goes on to say how to run it
+            raise CheckpointError(
+                f"{path} cannot be opened safely: it holds '{code[1]}', which is code and no tensor; save its state dict alone"
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{path} ({path.stat().st_size:,} bytes) cannot be opened safely: {reason}; "
-            "it is truncated, not a checkpoint, or holds objects other than tensors"
+            f"{path} ({path.stat().st_size:,} bytes) cannot be opened safely: {reason}; it is truncated or not a checkpoint"
         ) from error
 
 
