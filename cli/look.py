@@ -187,7 +187,8 @@ def check(
     out.say(
         f"  network calls a sample, guidance included: {named}"
         if named
-        else "  network calls a sample: 1 a step with a first-order sampler, 2 with heun; guidance doubles them"
+        else "  network calls a sample: 1 a step with a first-order sampler, 2 with heun"
+        + ("; guidance doubles them" if opened.model.null is not None else "")
     )
     if test:
         out.say(

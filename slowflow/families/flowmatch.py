@@ -30,6 +30,7 @@ from slowflow.io import checkpoint
 
 LABELS = ("thousand", "sigma", "data")
 FLUX = "FluxTransformer2DModel"
+SD3 = "SD3Transformer2DModel"
 CLASSES = {
     FLUX: ("sigma", "noise"),
     "AuraFlowTransformer2DModel": ("sigma", "noise"),
@@ -82,6 +83,8 @@ def _prepare(net: Any, settings: FlowMatchSettings) -> Call:
                 "a Flux is told a prompt: conditions = 'FILE.safetensors' with encoder_hidden_states and pooled_projections"
             )
         return Packed(settings.distilled if net.config["guidance_embeds"] else None)
+    if name == SD3 and settings.conditions is None:
+        raise CheckpointError(f"a {name} is told a prompt, which the family 'sd3' makes")
     return labelled if is_dit(net) else plain
 
 
@@ -142,7 +145,7 @@ class FlowMatchFamily:
         """A folder with a transformer and a flow-matching scheduler, SD3's apart."""
         classes = {name for name in names if name.startswith("class:")}
         flows = any(name.startswith(f"scheduler:{FLOW}") for name in names)
-        return flows and bool(classes) and "class:SD3Transformer2DModel" not in classes
+        return flows and bool(classes) and f"class:{SD3}" not in classes
 
     def open(self, path: Path | None, options: OpenOptions) -> Opened:
         """Open strictly; the path is linear and the network predicts a velocity."""

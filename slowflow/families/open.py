@@ -63,11 +63,13 @@ def _own_family(path: Path | None) -> str | None:
 
 
 def _families_that_fit(path: Path, tried: str) -> list[str]:
+    """Families with the tensor names of this file; none when the one that was tried has them, as the fault lies elsewhere."""
     try:
         names = folder_names(path) if path.is_dir() or path.suffix == ".toml" else set(checkpoint.load(path).tensors)
     except SlowFlowError:
         return []
-    return [entry.name for entry in FAMILIES if entry.name != tried and entry.value.fits(names)]
+    fitting = [entry.name for entry in FAMILIES if entry.value.fits(names)]
+    return [] if tried in fitting else fitting
 
 
 def identity(model: FlowModel, protocol: str | None = None) -> dict[str, Any]:

@@ -284,10 +284,11 @@ def test_what_does_not_fit_is_refused(tmp_path):
             ({"rows": rows, "more": 'towards = "up"'}, InputError, "towards is 'up', expected noise or data"),
             ({"rows": rows, "more": "lora = -1"}, InputError, "lora is -1, expected a rank of at least 0"),
             (
-                {"scheduler": diffusers().DDPMScheduler()},
+                {"rows": rows, "scheduler": diffusers().DDPMScheduler()},
                 CheckpointError,
                 "not one of flow matching; try --family ddpm",
             ),
+            ({}, CheckpointError, "is told a prompt, which the family 'sd3' makes; it would fit --family sd3"),
         ]
     ):
         with pytest.raises(error, match=says):
