@@ -277,8 +277,10 @@ def test_embeddings_equal_the_pipelines(tmp_path):
 def test_without_prompts_the_empty_prompt_is_the_only_condition(tmp_path):
     root = sd3_folder(tmp_path / "net")
     text_encoders(root)
-    model = open_model(root, "sd3").model
+    opened = open_model(root, "sd3")
+    model = opened.model
     assert (model.classes, model.null) == (0, None)
+    assert opened.notes == ["no prompts: every sample has the empty one, unguided"]
     assert torch.isfinite(model.raw(start(2), torch.tensor(0.5, dtype=DOUBLE), torch.zeros(2, dtype=torch.int64))).all()
 
 
