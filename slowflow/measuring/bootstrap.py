@@ -23,7 +23,10 @@ def weights(n: int, resamples: int, seed: int, purpose: str) -> np.ndarray:
     if n < 2:
         raise InputError(f"{n} trajectories cannot be resampled; at least 2 are needed")
     draw = rng.generator(seed, f"bootstrap/{purpose}", n)
-    return draw.multinomial(n, np.full(n, 1.0 / n), size=resamples).astype(np.float64)
+    counts = np.empty((resamples, n))
+    for row in counts:  # n draws with replacement, counted: the multinomial law, many times faster than drawing it so
+        row[:] = np.bincount(draw.integers(0, n, size=n), minlength=n)
+    return counts
 
 
 def interval(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
