@@ -213,7 +213,9 @@ def _crossing(owner: np.ndarray, share: np.ndarray, drawn: np.ndarray, level: fl
             break
         reach *= 2
     inside, mass = owner[low:high], share[low:high]
-    found = [low + np.searchsorted(np.cumsum(row[inside] * mass), g) for row, g in zip(drawn, goal - before, strict=True)]
+    found = [
+        low + np.searchsorted(np.cumsum(row[inside] * mass), g) for row, g in zip(drawn, goal - before, strict=True)
+    ]
     return np.minimum(found, points - 1)
 
 
