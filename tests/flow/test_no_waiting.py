@@ -45,5 +45,5 @@ def test_the_first_broken_sample_is_named_after_the_fact():
     for step in (1, 2, 3):
         state[2 if step == 1 else 0] = torch.nan
         health.see(step, state)
-    with pytest.raises(NonFiniteError, match="sample 2 of the batch .* between t = 0.2500 and 0.5000"):
+    with pytest.raises(NonFiniteError, match=r"sample 2 of the batch .* between t = 0.2500 and 0.5000"):
         health.require(times)
