@@ -44,6 +44,8 @@ LEAST = 1e-3
 """Least m that FAISS is asked about; a window that reaches below it proves nothing."""
 ROUNDING = 1e-4
 """Relative error allowed to FAISS's float32 distances when a shortlist is certified."""
+MARGIN = 1e-10
+"""Lead of the best row, relative to the squared norms, above which rounding in float64 cannot have made it."""
 TILE = 2**24
 """Distances held at once by the matrix engine (128 MB)."""
 
@@ -106,70 +108,107 @@ def nearest(state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interp
         raise InputError(f"states {state.shape}, noise {noise.shape} and bank {rows.shape} do not match")
     chosen = backend(engine, path, len(rows))
     if chosen == "torch":
-        return _decide(state, noise, rows, path, _matrix_shortlist(state, noise, rows, path), 1.0)
+        shortlist, clear = _matrix_shortlist(state, noise, rows, path)
+        return _decide(state, noise, rows, path, shortlist, 1.0, clear)
     if chosen == "approximate":
         return _decide(state, noise, rows, path, _approximate_shortlist(state, noise, rows, path), 0.0)
     shortlist, certified = _faiss_shortlist(state, noise, rows, path)
     doubtful = np.flatnonzero(~certified)
     if len(doubtful):
-        shortlist[doubtful] = _matrix_shortlist(state[doubtful], noise[doubtful], rows, path)
+        shortlist[doubtful], _ = _matrix_shortlist(state[doubtful], noise[doubtful], rows, path)
     return _decide(state, noise, rows, path, shortlist, float(certified.mean()))
 
 
 def _decide(
-    state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interpolant, shortlist: np.ndarray, certified: float
+    state: np.ndarray,
+    noise: np.ndarray,
+    rows: np.ndarray,
+    path: Interpolant,
+    shortlist: np.ndarray,
+    certified: float,
+    clear: np.ndarray | None = None,
 ) -> Nearest:
-    """The best of each shortlist by exact distance; the lower row wins a tie."""
-    n, k = shortlist.shape
-    shortlist = np.sort(shortlist, axis=1)
-    columns = []
-    for j in range(k):
-        data = torch.from_numpy(rows[shortlist[:, j]])
-        columns.append(closest_time(torch.from_numpy(state), torch.from_numpy(noise), data, path))
-    winner = np.argmin(np.stack([c.distance for c in columns], axis=1), axis=1)
-    pick = np.arange(n)
+    """The best of each shortlist by exact distance; the lower row wins a tie.
 
-    def chosen(name: str) -> np.ndarray:
-        return np.stack([getattr(c, name) for c in columns], axis=1)[pick, winner]
-
-    best = Closest(chosen("m"), chosen("distance"), chosen("boundary"))
-    return Nearest(best, shortlist[pick, winner], certified)
+    clear: [n], True where the first of the shortlist has won already and only its m is wanted.
+    """
+    m, distance = np.empty(len(state)), np.empty(len(state))
+    boundary, index = np.empty(len(state), dtype=bool), np.empty(len(state), dtype=np.int64)
+    won = np.zeros(len(state), dtype=bool) if clear is None else clear
+    for part, candidates in ((won, shortlist[:, :1]), (~won, np.sort(shortlist, axis=1))):
+        if not part.any():
+            continue
+        x, x0 = torch.from_numpy(state[part]), torch.from_numpy(noise[part])
+        found = [closest_time(x, x0, torch.from_numpy(rows[column]), path) for column in candidates[part].T]
+        winner = np.argmin(np.stack([c.distance for c in found], axis=1), axis=1)
+        pick = np.arange(len(winner))
+        m[part] = np.stack([c.m for c in found], axis=1)[pick, winner]
+        distance[part] = np.stack([c.distance for c in found], axis=1)[pick, winner]
+        boundary[part] = np.stack([c.boundary for c in found], axis=1)[pick, winner]
+        index[part] = candidates[part][pick, winner]
+    return Nearest(Closest(m, distance, boundary), index, certified)
 
 
 # ---------------------------------------------------------------------------------------------------- matrix engine
 
 
-def _matrix_shortlist(state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interpolant) -> np.ndarray:
-    """The SHORTLIST best rows of each state, [n, k], from inner products in float64."""
+def _matrix_shortlist(
+    state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interpolant
+) -> tuple[np.ndarray, np.ndarray]:
+    """([n, k] the SHORTLIST best rows, best first, [n] True where the first wins beyond any rounding).
+
+    Inner products in float64; on curves the distance is approximate, so nothing is won there.
+    """
     k = min(SHORTLIST, len(rows))
     points = 1 if path.straight else CURVE_POINTS
     tile = max(TILE // (len(rows) * points), 1)
     bank = torch.from_numpy(rows)
     norms = bank.square().sum(1)
-    parts = []
+    parts, clear = [], np.zeros(len(state), dtype=bool)
     for i in range(0, len(state), tile):
         x, x0 = torch.from_numpy(state[i : i + tile]), torch.from_numpy(noise[i : i + tile])
-        score = _line_energy(x, x0, bank, norms) if path.straight else _curve_energy(x, x0, bank, norms, path)
-        parts.append(score.topk(k, dim=1, largest=False).indices.numpy())
-    return np.concatenate(parts)
+        of_noise = _products(noise[i : i + tile], bank)
+        if path.straight:
+            score = _line_energy(x, x0, bank, norms, of_noise)
+        else:
+            score = _curve_energy(x, x0, bank, norms, of_noise, path)
+        best = score.topk(k, dim=1, largest=False)
+        parts.append(best.indices.numpy())
+        if path.straight and k > 1:
+            margin = MARGIN * (x.square().sum(1) + x0.square().sum(1) + norms.max())
+            clear[i : i + tile] = (best.values[:, 1] - best.values[:, 0] > margin).numpy()
+    return np.concatenate(parts), clear
 
 
-def _line_energy(x: torch.Tensor, x0: torch.Tensor, bank: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
+def _products(noise: np.ndarray, bank: torch.Tensor) -> torch.Tensor:
+    """<noise, data_i>, [n, N]; the states of one trajectory follow one another and share a noise, multiplied once."""
+    new = np.ones(len(noise), dtype=bool)
+    new[1:] = (noise[1:] != noise[:-1]).any(axis=1)
+    return (torch.from_numpy(noise[new]) @ bank.T)[torch.from_numpy(np.cumsum(new) - 1)]
+
+
+def _line_energy(
+    x: torch.Tensor, x0: torch.Tensor, bank: torch.Tensor, norms: torch.Tensor, of_noise: torch.Tensor
+) -> torch.Tensor:
     """Squared distance of each state to each segment, [n, N], up to |x - x0|^2."""
-    r = x - x0
-    along = r @ bank.T - (r * x0).sum(1, keepdim=True)
-    length = norms - 2 * (x0 @ bank.T) + x0.square().sum(1, keepdim=True)
+    along = x @ bank.T - of_noise - ((x - x0) * x0).sum(1, keepdim=True)
+    length = norms - 2 * of_noise + x0.square().sum(1, keepdim=True)
     m = (along / length).clamp(0.0, 1.0)
     return m * (m * length - 2 * along)
 
 
 def _curve_energy(
-    x: torch.Tensor, x0: torch.Tensor, bank: torch.Tensor, norms: torch.Tensor, path: Interpolant
+    x: torch.Tensor,
+    x0: torch.Tensor,
+    bank: torch.Tensor,
+    norms: torch.Tensor,
+    of_noise: torch.Tensor,
+    path: Interpolant,
 ) -> torch.Tensor:
     """Least squared distance over m, [n, N], up to |x|^2: a grid, refined by a parabola."""
     m = torch.linspace(0.0, LAST, CURVE_POINTS, dtype=torch.float64)
     a, s = path.alpha(m), path.sigma(m)
-    xy, ny = (x @ bank.T).unsqueeze(2), (x0 @ bank.T).unsqueeze(2)
+    xy, ny = (x @ bank.T).unsqueeze(2), of_noise.unsqueeze(2)
     xn, nn = (x * x0).sum(1)[:, None, None], x0.square().sum(1)[:, None, None]
     energy = a * a * norms[:, None] + 2 * a * s * ny + s * s * nn - 2 * a * xy - 2 * s * xn  # [n, N, times]
     # the vertex of the parabola through the best time and its neighbours: between two times the curve is nearly one
