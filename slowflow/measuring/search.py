@@ -46,8 +46,8 @@ ROUNDING = 1e-4
 """Relative error allowed to FAISS's float32 distances when a shortlist is certified."""
 MARGIN = 1e-10
 """Lead of the best row, relative to the squared norms, above which rounding in float64 cannot have made it."""
-TILE = 2**24
-"""Distances held at once by the matrix engine (128 MB)."""
+TILE = 2**19
+"""Distances held at once by the matrix engine: 4 MB, which caches hold; larger tiles are slower and take more memory."""
 
 
 def backends() -> list[str]:
@@ -163,15 +163,16 @@ def _matrix_shortlist(
     points = 1 if path.straight else CURVE_POINTS
     tile = max(TILE // (len(rows) * points), 1)
     bank = torch.from_numpy(rows)
-    norms = bank.square().sum(1)
+    norms = torch.linalg.vector_norm(bank, dim=1).square()
     parts, clear = [], np.zeros(len(state), dtype=bool)
     for i in range(0, len(state), tile):
         x, x0 = torch.from_numpy(state[i : i + tile]), torch.from_numpy(noise[i : i + tile])
         of_noise = _products(noise[i : i + tile], bank)
-        if path.straight:
-            score = _line_energy(x, x0, bank, norms, of_noise)
-        else:
-            score = _curve_energy(x, x0, bank, norms, of_noise, path)
+        score = (
+            _line_energy(x, x0, bank, norms, of_noise)
+            if path.straight
+            else _curve_energy(x, x0, bank, norms, of_noise, path)
+        )
         best = score.topk(k, dim=1, largest=False)
         parts.append(best.indices.numpy())
         if path.straight and k > 1:
