@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from slowflow.measuring.bootstrap import LEVEL, RESAMPLES, weights
+from slowflow.measuring.bootstrap import LEVEL, RESAMPLES, total, weights
 from slowflow.measuring.slack import Reading, Slack, everyone
 from slowflow.records import Estimate
 
@@ -48,7 +48,7 @@ class Draws:
         """[resamples, n]; equal for kinds on the same noise, so that their difference is a paired one."""
         key = (kind if kind in APART else "model", n)
         if key not in self._made:
-            self._made[key] = weights(n, self._resamples, self._seed, key[0])
+            self._made[key] = weights(n, self._resamples, self._seed, key[0], np.uint16)
         return self._made[key]
 
 
@@ -154,11 +154,11 @@ def variance_curve(r: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     1 - sum of squared shares is (n-1)/n for equal weights and ((n-1)/n)^2 on average for a resample, which is what each
     of them loses; without it a null of few states would look narrower than the model.
     """
-    total = drawn.sum(axis=1, keepdims=True)
+    n = drawn.sum(axis=1, keepdims=True).astype(np.float64)
     centred = r - r.mean(axis=0)  # the variance does not change, its rounding does
-    square, mean = np.split(drawn @ np.hstack([centred**2, centred]) / total, 2, axis=1)
+    square, mean = np.split(total(drawn, np.hstack([centred**2, centred])) / n, 2, axis=1)
     biased = np.maximum(square - mean**2, 0.0)
-    lost = np.einsum("ij,ij->i", drawn, drawn)[:, None] / total**2
+    lost = np.array([[np.square(row, dtype=np.float64).sum()] for row in drawn]) / n**2
     return np.asarray(biased / np.maximum(1.0 - lost, 1e-9))
 
 
@@ -201,14 +201,14 @@ def _crossing(owner: np.ndarray, share: np.ndarray, drawn: np.ndarray, level: fl
         owner, share: [points], trajectory and weight of every point, in order.
     """
     n, points = drawn.shape[1], len(owner)
-    goal = level * (drawn @ np.bincount(owner, weights=share, minlength=n))
+    goal = level * total(drawn, np.bincount(owner, weights=share, minlength=n))
     running = np.cumsum(share)
     middle = int(np.searchsorted(running, level * running[-1]))
     reach = int(points * 3.0 / np.sqrt(n)) + 1
     while True:
         low, high = max(middle - reach, 0), min(middle + reach, points)
-        before = drawn @ np.bincount(owner[:low], weights=share[:low], minlength=n)
-        within = drawn @ np.bincount(owner[low:high], weights=share[low:high], minlength=n)
+        before = total(drawn, np.bincount(owner[:low], weights=share[:low], minlength=n))
+        within = total(drawn, np.bincount(owner[low:high], weights=share[low:high], minlength=n))
         if (low == 0 or (before < goal).all()) and (high == points or (before + within >= goal).all()):
             break
         reach *= 2

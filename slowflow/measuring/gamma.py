@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from slowflow.errors import InputError
-from slowflow.measuring.bootstrap import RESAMPLES, weights
+from slowflow.measuring.bootstrap import RESAMPLES, total, weights
 from slowflow.measuring.edge import edge
 from slowflow.measuring.estimators import (
     T_MIN,
@@ -293,5 +293,5 @@ def _off_path(kinds: Kinds, draws: Draws) -> Estimate | None:
     if theirs.mean() < 1e-6:  # every genuine state lies on its own line
         return None
     drawn = draws.of("model", len(ours)), draws.of("genuine", len(theirs))
-    ratios = (drawn[0] @ ours / len(ours)) / (drawn[1] @ theirs / len(theirs))
+    ratios = (total(drawn[0], ours) / len(ours)) / (total(drawn[1], theirs) / len(theirs))
     return with_interval(float(ours.mean() / theirs.mean()), ratios, min(len(ours), len(theirs)))
