@@ -9,12 +9,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from speed import machine as rates
 from speed.machine import Machine
 from speed.timing import AT_MOST, Ratio
 
 SAMPLES = 2000
-PEAK = """
-import resource, sys, tempfile
+MEASURE = """
+import sys, tempfile
 from pathlib import Path
 import numpy as np
 import slowflow
@@ -26,13 +27,15 @@ probe = slowflow.Probe(
     samples=int(sys.argv[1]), steps=10, references=("own", "nearest", "level", "clocks"), nulls=("genuine",), shard=256
 )
 slowflow.measure(model, place / "data.npz", probe, out=place / "run", heldout=0.8)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak())
 """
 
 
 def peak(samples: int) -> float:
     """Peak resident kilobytes of one measurement."""
-    found = subprocess.run([sys.executable, "-c", PEAK, str(samples)], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", rates.PEAK + MEASURE, str(samples)], capture_output=True, text=True, check=True
+    )
     return float(found.stdout)
 
 

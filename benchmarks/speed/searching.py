@@ -20,6 +20,7 @@ import torch
 from slowflow.flow.interpolants import Linear
 from slowflow.measuring import search
 from slowflow.measuring.closest import closest_time
+from speed import machine as rates
 from speed.machine import Machine
 from speed.timing import AT_LEAST, Ratio, quotients, seconds
 
@@ -45,33 +46,33 @@ def naive(states: np.ndarray, noise: np.ndarray, rows: np.ndarray) -> np.ndarray
     for x, x0 in zip(states.astype(np.float32), noise.astype(np.float32), strict=True):
         index = faiss.IndexFlatL2(SIZE)
         index.add((grid[:, None, None] * rows + (1 - grid[:, None, None]) * x0).reshape(-1, SIZE))
-        found.append(index.search(np.ascontiguousarray(x), 1)[1][:, 0] % ROWS)
+        found.append(index.search(np.ascontiguousarray(x), 1)[1][:, 0] % len(rows))
     return np.concatenate(found)
 
 
-def ours(states: np.ndarray, noise: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def ours(states: np.ndarray, noise: np.ndarray, rows: np.ndarray, engine: str = "auto") -> np.ndarray:
     """Nearest row of each state: the bank search."""
     flat, own = states.reshape(-1, SIZE), np.repeat(noise, states.shape[1], axis=0)
-    return search.nearest(flat, own, rows, Linear(), "auto").index
+    return search.nearest(flat, own, rows, Linear(), engine).index
 
 
-PEAK = """
-import resource, sys
+SEARCH = """
+import sys
 sys.path.insert(0, sys.argv[1])
 from speed.searching import naive, ours, problem
 work, inputs = {"naive": naive, "ours": ours}[sys.argv[2]], problem(int(sys.argv[3]))
-import faiss
-ours(*(x[:1] for x in inputs[:2]), inputs[2][:64])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+small = inputs[0][:1], inputs[1][:1], inputs[2][:64]
+naive(*small), ours(*small, "faiss")  # libraries are loaded on first use and belong to neither
+before = peak()
 work(*inputs)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 
 def _peak(which: str, trajectories: int) -> float:
     """Kilobytes beyond the inputs, in an interpreter of its own."""
     place = str(next(p for p in sys.path if p.endswith("benchmarks")))
-    command = [sys.executable, "-c", PEAK, place, which, str(trajectories)]
+    command = [sys.executable, "-c", rates.PEAK + SEARCH, place, which, str(trajectories)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
