@@ -13,7 +13,9 @@ import argparse
 import importlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -25,7 +27,7 @@ from speed.timing import Ratio  # noqa: E402
 from slowflow.io import atomic  # noqa: E402
 from slowflow.io.run import environment  # noqa: E402
 
-OUT = HERE / "last.json"
+CPU, GPU = HERE / "last.json", HERE / "last-gpu.json"
 PARTS = ("rows", "starting", "measuring", "training", "searching", "fitting", "memory")
 
 
@@ -46,33 +48,55 @@ def slower(now: list[Ratio], before: dict[str, dict[str, object]]) -> list[str]:
     return found
 
 
+def on_cpu(parts: Sequence[str]) -> tuple[list[Ratio], dict[str, Any]]:
+    """The parts on one thread, printed as they come."""
+    torch.set_num_threads(1)
+    machine, found = measured(), []
+    print(f"one thread: {machine.text()}")
+    for part in parts:
+        for one in importlib.import_module(f"speed.{part}").run(machine):
+            found.append(one)
+            print(line(one), flush=True)
+    return found, machine.asdict()
+
+
+def on_gpu() -> tuple[list[Ratio], dict[str, Any]]:
+    """The suite of speed/gpu.py, or the reason why it is left out."""
+    from speed import gpu
+
+    where = gpu.device()
+    if where is None:
+        print("no GPU here: torch sees no CUDA device, so the GPU suite is left out")
+        return [], {}
+    found = gpu.run(where)
+    for one in found:
+        print(line(one))
+    return found, {"gpu": torch.cuda.get_device_name(where)}
+
+
 def main() -> int:
     """Run the parts, print them, write the file, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all when none is named")
+    parser.add_argument("--gpu", action="store_true", help="the suite that needs a GPU instead")
     parser.add_argument("--compare", type=Path, help="an earlier last.json")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, help="another file than benchmarks/last.json")
     options = parser.parse_args()
     unknown = set(options.parts) - set(PARTS)
     if unknown:
         parser.error(f"no part '{min(unknown)}' (known: {', '.join(PARTS)})")
     before = json.loads(options.compare.read_text(encoding="utf-8"))["details"] if options.compare else {}
-    torch.set_num_threads(1)
-    machine, found = measured(), []
-    print(f"one thread: {machine.text()}")
-    for part in options.parts or PARTS:
-        for one in importlib.import_module(f"speed.{part}").run(machine):
-            found.append(one)
-            print(line(one), flush=True)
-    atomic.write_json(
-        options.out,
-        {
-            **{one.name: one.value for one in found},
-            "details": {one.name: vars(one) for one in found},
-            "machine": machine.asdict(),
-            "environment": environment(),
-        },
-    )
+    found, machine = on_gpu() if options.gpu else on_cpu(options.parts or PARTS)
+    if found:
+        atomic.write_json(
+            options.out or (GPU if options.gpu else CPU),
+            {
+                **{one.name: one.value for one in found},
+                "details": {one.name: vars(one) for one in found},
+                "machine": machine,
+                "environment": environment(),
+            },
+        )
     worse = slower(found, before)
     for text in worse:
         print(f"slower: {text}")
