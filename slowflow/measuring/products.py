@@ -4,7 +4,8 @@
                                              - 2 alpha <state, data_i> - 2 sigma <state, noise> + 2 alpha sigma <noise, data_i>
 
 so <state, data_i>, <noise, data_i> and norms give every (i, m) with one product a state; on a line the best m of every
-row is closed-form. Float64 throughout.
+row is closed-form. Float64 throughout, on the GPU where there is one: only a shortlist comes back, and where rounding could
+have made it the exact distance decides.
 """
 
 from __future__ import annotations
@@ -19,25 +20,31 @@ SHORTLIST = 8
 CURVE_POINTS = 64
 MARGIN = 1e-10
 """Lead of the best row, relative to the squared norms, above which rounding in float64 cannot have made it."""
-TILE = 2**19
-"""Distances held at once: 4 MB, which caches hold; larger tiles are slower and take more memory."""
+TILE = {"cpu": 2**19, "cuda": 2**25}
+"""Distances held at once: 4 MB, which caches hold; larger tiles are slower and take more memory. A GPU wants more."""
+
+
+def fastest() -> torch.device:
+    """Where products are made: the GPU, where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def shortlist(
-    state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interpolant
+    state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interpolant, where: torch.device | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """([n, k] the SHORTLIST best rows, best first, [n] True where the first wins beyond any rounding).
 
     Inner products in float64; on curves the distance is approximate, so nothing is won there.
     """
+    where = where or fastest()
     k = min(SHORTLIST, len(rows))
     points = 1 if path.straight else CURVE_POINTS
-    tile = max(TILE // (len(rows) * points), 1)
-    bank = torch.from_numpy(rows)
+    tile = max(TILE[where.type] // (len(rows) * points), 1)
+    bank = torch.from_numpy(rows).to(where)
     norms = torch.linalg.vector_norm(bank, dim=1).square()
     parts, clear = [], np.zeros(len(state), dtype=bool)
     for i in range(0, len(state), tile):
-        x, x0 = torch.from_numpy(state[i : i + tile]), torch.from_numpy(noise[i : i + tile])
+        x, x0 = (torch.from_numpy(one[i : i + tile]).to(where) for one in (state, noise))
         of_noise = _of_noise(noise[i : i + tile], bank)
         score = (
             _line_energy(x, x0, bank, norms, of_noise)
@@ -45,10 +52,10 @@ def shortlist(
             else _curve_energy(x, x0, bank, norms, of_noise, path)
         )
         best = score.topk(k, dim=1, largest=False)
-        parts.append(best.indices.numpy())
+        parts.append(best.indices.cpu().numpy())
         if path.straight and k > 1:
             margin = MARGIN * (x.square().sum(1) + x0.square().sum(1) + norms.max())
-            clear[i : i + tile] = (best.values[:, 1] - best.values[:, 0] > margin).numpy()
+            clear[i : i + tile] = (best.values[:, 1] - best.values[:, 0] > margin).cpu().numpy()
     return np.concatenate(parts), clear
 
 
@@ -56,7 +63,8 @@ def _of_noise(noise: np.ndarray, bank: torch.Tensor) -> torch.Tensor:
     """<noise, data_i>, [n, N]; the states of one trajectory follow one another and share a noise, multiplied once."""
     new = np.ones(len(noise), dtype=bool)
     new[1:] = (noise[1:] != noise[:-1]).any(axis=1)
-    return (torch.from_numpy(noise[new]) @ bank.T)[torch.from_numpy(np.cumsum(new) - 1)]
+    distinct, owner = (torch.from_numpy(one).to(bank.device) for one in (noise[new], np.cumsum(new) - 1))
+    return (distinct @ bank.T)[owner]
 
 
 def _line_energy(
@@ -78,7 +86,7 @@ def _curve_energy(
     path: Interpolant,
 ) -> torch.Tensor:
     """Least squared distance over m, [n, N], up to |x|^2: a grid, refined by a parabola."""
-    m = torch.linspace(0.0, LAST, CURVE_POINTS, dtype=torch.float64)
+    m = torch.linspace(0.0, LAST, CURVE_POINTS, dtype=torch.float64, device=x.device)
     a, s = path.alpha(m), path.sigma(m)
     xy, ny = (x @ bank.T).unsqueeze(2), of_noise.unsqueeze(2)
     xn, nn = (x * x0).sum(1)[:, None, None], x0.square().sum(1)[:, None, None]

@@ -153,7 +153,7 @@ def _faiss_shortlist(
     Centred first: FAISS loses neighbours at a common offset.
     """
     centred = _Centred.of(rows)
-    index = faiss.IndexFlatL2(rows.shape[1])
+    index = _flat_index(rows.shape[1])
     centred.fill(index)
     k = min(products.SHORTLIST, len(rows))
     shortlists, certificates = [], []
@@ -167,6 +167,14 @@ def _faiss_shortlist(
         shortlists.append(shortlist)
         certificates.append(proved if k < len(rows) else np.full(len(x), True))
     return np.concatenate(shortlists), np.concatenate(certificates)
+
+
+def _flat_index(size: int) -> faiss.Index:
+    """An exact index, on the GPU where FAISS has one."""
+    index = faiss.IndexFlatL2(size)
+    if getattr(faiss, "get_num_gpus", int)():
+        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+    return index
 
 
 @dataclass(frozen=True)
