@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= slowflow-demo
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-full check fmt bench simulate clean
+.PHONY: demo test test-full check fmt bench bench-gpu simulate clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,9 @@ fmt: $(VENV)/ready
 
 bench: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py
+
+bench-gpu: $(VENV)/ready
+	$(BIN)/python benchmarks/bench.py --gpu
 
 simulate: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/simulate.py

@@ -165,7 +165,7 @@ class FlowModel:
         # a label of 981 or 0.981 does not survive bfloat16; networks compute their time features in float32 at least
         label = self.label(t.to(torch.float64)).to(torch.promote_types(self.dtype, torch.float32))
         if label.ndim == 0:
-            label = label.expand(state.shape[0])
+            label = label.to(state.device, non_blocking=True).expand(state.shape[0])
         whole = self.net(state.to(self.dtype), label, cond)
         out = first_output(whole, self.shape[0])
         if out.shape != state.shape:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
+from slowflow.measuring.bootstrap import total
 from slowflow.measuring.estimators import with_interval
 from slowflow.measuring.slack import Slack, everyone
 from slowflow.records import Estimate
@@ -34,6 +35,8 @@ COARSE, FINE = 81, 33
 """Points over +-REACH, and over the part of it that resamples reach."""
 LATTICE = np.linspace(-8.0, 8.0, 401)
 """Points of F_t in units of the null's own scatter."""
+TILE = 2048
+"""Trajectories looked at together: what one gamma after another needs of them stays small."""
 SMALLEST = 0.005
 """Least scatter of a null: genuine states under `own` have none."""
 
@@ -64,15 +67,18 @@ def law(r: np.ndarray, share: np.ndarray) -> Law:
 
 def log_likelihood(r: np.ndarray, null: Law, gammas: np.ndarray) -> np.ndarray:
     """Of each trajectory at each gamma, summed over times, up to a constant: r [n, time] -> [n, gammas]."""
-    total = np.zeros((len(r), len(gammas)))
+    found = np.zeros((len(r), len(gammas)))
     for column, location, scale, cumulative in zip(r.T, null.location, null.scale, null.cumulative, strict=True):
         z, g = (column - location) / scale, gammas / scale
         g = np.where(np.abs(g) < 1e-3, 1e-3, g)  # the limit gamma -> 0
-        beyond = np.interp((z[:, None] - g).ravel(), LATTICE, cumulative, left=0.0, right=1.0).reshape(len(z), -1)
         here = np.interp(z, LATTICE, cumulative, left=0.0, right=1.0)[:, None]
         anywhere = EPSILON / (np.ptp(z) + np.ptp(LATTICE))
-        total += np.log((1.0 - EPSILON) * (here - beyond) / g + anywhere)
-    return total
+        for i in range(0, len(z), TILE):
+            part = slice(i, i + TILE)
+            shifted = (z[part, None] - g).ravel()
+            beyond = np.interp(shifted, LATTICE, cumulative, left=0.0, right=1.0).reshape(-1, len(g))
+            found[part] += np.log((1.0 - EPSILON) * (here[part] - beyond) / g + anywhere)
+    return found
 
 
 def maximum(score: np.ndarray, gammas: np.ndarray) -> np.ndarray:
@@ -100,11 +106,11 @@ def edge(model: Slack, null: Slack, kept: np.ndarray, drawn_model: np.ndarray, d
     rough, margin = log_likelihood(ours, here, coarse), coarse[1] - coarse[0]
     near = maximum(rough.sum(axis=0, keepdims=True), coarse)[0] + np.linspace(-margin, margin, FINE)
     value = maximum(log_likelihood(ours, here, near).sum(axis=0, keepdims=True), near)[0]
-    places = maximum(drawn_model @ rough, coarse)
+    places = maximum(total(drawn_model, rough), coarse)
     fine = np.linspace(places.min() - margin, places.max() + margin, FINE)
     nulls = min(NULLS, len(drawn_null))
     parts = []
     for k in range(nulls):
         redrawn = law(theirs, drawn_null[k] / drawn_null[k].sum())
-        parts.append(maximum(drawn_model[k::nulls] @ log_likelihood(ours, redrawn, fine), fine))
+        parts.append(maximum(total(drawn_model[k::nulls], log_likelihood(ours, redrawn, fine)), fine))
     return with_interval(float(value), np.concatenate(parts), min(len(model), len(null)))

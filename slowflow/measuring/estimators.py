@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from slowflow.measuring.bootstrap import LEVEL, RESAMPLES, weights
+from slowflow.measuring.bootstrap import LEVEL, RESAMPLES, total, weights
 from slowflow.measuring.slack import Reading, Slack, everyone
 from slowflow.records import Estimate
 
@@ -40,15 +40,15 @@ APART = ("genuine", "seen")
 class Draws:
     """Resamples of whole trajectories, made once for every purpose and number of trajectories."""
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, seed: int, resamples: int = RESAMPLES) -> None:
+        self._seed, self._resamples = seed, resamples
         self._made: dict[tuple[str, int], np.ndarray] = {}
 
     def of(self, kind: str, n: int) -> np.ndarray:
         """[resamples, n]; equal for kinds on the same noise, so that their difference is a paired one."""
         key = (kind if kind in APART else "model", n)
         if key not in self._made:
-            self._made[key] = weights(n, RESAMPLES, self._seed, key[0])
+            self._made[key] = weights(n, self._resamples, self._seed, key[0], np.uint16)
         return self._made[key]
 
 
@@ -154,10 +154,12 @@ def variance_curve(r: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     1 - sum of squared shares is (n-1)/n for equal weights and ((n-1)/n)^2 on average for a resample, which is what each
     of them loses; without it a null of few states would look narrower than the model.
     """
-    share = drawn / drawn.sum(axis=1, keepdims=True)
+    n = drawn.sum(axis=1, keepdims=True).astype(np.float64)
     centred = r - r.mean(axis=0)  # the variance does not change, its rounding does
-    biased = np.maximum(share @ centred**2 - (share @ centred) ** 2, 0.0)
-    return np.asarray(biased / np.maximum(1.0 - (share**2).sum(axis=1, keepdims=True), 1e-9))
+    square, mean = np.split(total(drawn, np.hstack([centred**2, centred])) / n, 2, axis=1)
+    biased = np.maximum(square - mean**2, 0.0)
+    lost = np.array([[np.square(row, dtype=np.float64).sum()] for row in drawn]) / n**2
+    return np.asarray(biased / np.maximum(1.0 - lost, 1e-9))
 
 
 def spread(model: Slack, null: Slack, curves: Curves, drawn: Sequence[np.ndarray]) -> tuple[float, np.ndarray]:
@@ -185,11 +187,36 @@ def quantile_edges(slack: Slack, drawn: np.ndarray, levels: Sequence[float]) -> 
     order = np.argsort(ratios, kind="stable")
     owner = np.repeat(np.arange(len(slack.m)), slack.m.shape[1])[order]
     share = np.broadcast_to(slack.t, slack.m.shape).ravel()[order]
-    edges = np.empty((len(levels), len(drawn)))
-    for i, row in enumerate(drawn):
-        mass = np.cumsum(row[owner] * share)
-        edges[:, i] = ratios[order][np.searchsorted(mass, np.asarray(levels) * mass[-1])]
-    return edges
+    places = [_crossing(owner, share, drawn, level) for level in levels]
+    return ratios[order][np.stack(places)]
+
+
+def _crossing(owner: np.ndarray, share: np.ndarray, drawn: np.ndarray, level: float) -> np.ndarray:
+    """First place at which the running mass reaches `level` of the whole, in each resample: [resamples].
+
+    Resamples cross near one another, so the mass up to a window around the middle comes from one product over
+    trajectories and only the window is run through; it grows until every resample crosses inside.
+
+    Args:
+        owner, share: [points], trajectory and weight of every point, in order.
+    """
+    n, points = drawn.shape[1], len(owner)
+    goal = level * total(drawn, np.bincount(owner, weights=share, minlength=n))
+    running = np.cumsum(share)
+    middle = int(np.searchsorted(running, level * running[-1]))
+    reach = int(points * 3.0 / np.sqrt(n)) + 1
+    while True:
+        low, high = max(middle - reach, 0), min(middle + reach, points)
+        before = total(drawn, np.bincount(owner[:low], weights=share[:low], minlength=n))
+        within = total(drawn, np.bincount(owner[low:high], weights=share[low:high], minlength=n))
+        if (low == 0 or (before < goal).all()) and (high == points or (before + within >= goal).all()):
+            break
+        reach *= 2
+    inside, mass = owner[low:high], share[low:high]
+    found = [
+        low + np.searchsorted(np.cumsum(row[inside] * mass), g) for row, g in zip(drawn, goal - before, strict=True)
+    ]
+    return np.minimum(found, points - 1)
 
 
 def log_snr_gap(

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from slowflow.errors import InputError
-from slowflow.measuring.bootstrap import RESAMPLES, weights
+from slowflow.measuring.bootstrap import RESAMPLES, total, weights
 from slowflow.measuring.edge import edge
 from slowflow.measuring.estimators import (
     T_MIN,
@@ -67,6 +67,7 @@ def fit(
     others: Mapping[int, Mapping[str, Kinds]] | None = None,
     steps: int | None = None,
     log_snr: Callable[[np.ndarray], np.ndarray] | None = None,
+    resamples: int = RESAMPLES,
 ) -> GammaFit:
     """Every estimate of gamma, the recommended one, a shape and a verdict.
 
@@ -77,6 +78,7 @@ def fit(
         seed: of the bootstrap and of the folds.
         others: the same at other step counts, same sample ids. steps: step count of `readings`.
         log_snr: t -> log SNR of the path, for the gap that survives a warp of time.
+        resamples: of the bootstrap.
 
     Raises:
         InputError: the band's reading has no m for single states.
@@ -91,7 +93,7 @@ def fit(
         count: {**one, excess_reference: straightened(one.get(excess_reference, {}))}
         for count, one in (others or {}).items()
     }
-    case = _Case.of(readings, excess_reference, Draws(seed))
+    case = _Case.of(readings, excess_reference, Draws(seed, resamples))
     main, width = case.curves[excess_reference], _spread(case)
     grids = _grids(case, others, steps)
     estimates = _views(fan, case.draws)
@@ -291,5 +293,5 @@ def _off_path(kinds: Kinds, draws: Draws) -> Estimate | None:
     if theirs.mean() < 1e-6:  # every genuine state lies on its own line
         return None
     drawn = draws.of("model", len(ours)), draws.of("genuine", len(theirs))
-    ratios = (drawn[0] @ ours / len(ours)) / (drawn[1] @ theirs / len(theirs))
+    ratios = (total(drawn[0], ours) / len(ours)) / (total(drawn[1], theirs) / len(theirs))
     return with_interval(float(ours.mean() / theirs.mean()), ratios, min(len(ours), len(theirs)))

@@ -215,7 +215,7 @@ class Measurement:
             # kinds on the same noise share their resamples, so that their difference is a paired one
             purpose = kind if kind in ("genuine", "seen") or len(one) != len(kinds["model"]) else "model"
             point[kind] = t * (1.0 - one.mean_slack(everyone(one))[0])
-            resampled[kind] = t * (1.0 - one.mean_slack(weights(len(one), RESAMPLES, seed, purpose)))
+            resampled[kind] = t * (1.0 - one.mean_slack(weights(len(one), RESAMPLES, seed, purpose, np.uint16)))
             columns[f"m_{kind}"] = point[kind]
             columns[f"m_{kind}_low"], columns[f"m_{kind}_high"] = interval(resampled[kind])
             if isinstance(one, Slack):

@@ -25,7 +25,8 @@ import torch
 
 from slowflow.errors import InputError
 from slowflow.flow.interpolants import Interpolant
-from slowflow.measuring.closest import LAST, Closest, closest_time
+from slowflow.measuring import products
+from slowflow.measuring.closest import Closest, closest_time
 
 try:
     import faiss
@@ -35,17 +36,15 @@ except Exception:  # a broken GPU wheel raises RuntimeError, not ImportError
 LARGEST_MATRIX = 4096
 """Rows up to which `auto` takes matrix products: FAISS asks nine queries a state, and what it cannot certify is searched by
 matrix products all the same, so that on a bank of this size it costs four times as much for the same answer."""
-SHORTLIST = 8
 WINDOW_POINTS = 8
-CURVE_POINTS = 64
 NEIGHBOURS = 16
 """Links a node of the approximate index keeps."""
 LEAST = 1e-3
 """Least m that FAISS is asked about; a window that reaches below it proves nothing."""
 ROUNDING = 1e-4
 """Relative error allowed to FAISS's float32 distances when a shortlist is certified."""
-TILE = 2**24
-"""Distances held at once by the matrix engine (128 MB)."""
+DECIDED = 256
+"""States, or rows of a bank, that are worked on together: what is derived of each stays small."""
 
 
 def backends() -> list[str]:
@@ -106,81 +105,44 @@ def nearest(state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interp
         raise InputError(f"states {state.shape}, noise {noise.shape} and bank {rows.shape} do not match")
     chosen = backend(engine, path, len(rows))
     if chosen == "torch":
-        return _decide(state, noise, rows, path, _matrix_shortlist(state, noise, rows, path), 1.0)
+        shortlist, clear = products.shortlist(state, noise, rows, path)
+        return _decide(state, noise, rows, path, shortlist, 1.0, clear)
     if chosen == "approximate":
         return _decide(state, noise, rows, path, _approximate_shortlist(state, noise, rows, path), 0.0)
     shortlist, certified = _faiss_shortlist(state, noise, rows, path)
-    doubtful = np.flatnonzero(~certified)
-    if len(doubtful):
-        shortlist[doubtful] = _matrix_shortlist(state[doubtful], noise[doubtful], rows, path)
+    for doubtful in _parts(np.flatnonzero(~certified)):
+        shortlist[doubtful], _ = products.shortlist(state[doubtful], noise[doubtful], rows, path)
     return _decide(state, noise, rows, path, shortlist, float(certified.mean()))
 
 
 def _decide(
-    state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interpolant, shortlist: np.ndarray, certified: float
+    state: np.ndarray,
+    noise: np.ndarray,
+    rows: np.ndarray,
+    path: Interpolant,
+    shortlist: np.ndarray,
+    certified: float,
+    clear: np.ndarray | None = None,
 ) -> Nearest:
-    """The best of each shortlist by exact distance; the lower row wins a tie."""
-    n, k = shortlist.shape
-    shortlist = np.sort(shortlist, axis=1)
-    columns = []
-    for j in range(k):
-        data = torch.from_numpy(rows[shortlist[:, j]])
-        columns.append(closest_time(torch.from_numpy(state), torch.from_numpy(noise), data, path))
-    winner = np.argmin(np.stack([c.distance for c in columns], axis=1), axis=1)
-    pick = np.arange(n)
+    """The best of each shortlist by exact distance; the lower row wins a tie.
 
-    def chosen(name: str) -> np.ndarray:
-        return np.stack([getattr(c, name) for c in columns], axis=1)[pick, winner]
-
-    best = Closest(chosen("m"), chosen("distance"), chosen("boundary"))
-    return Nearest(best, shortlist[pick, winner], certified)
-
-
-# ---------------------------------------------------------------------------------------------------- matrix engine
-
-
-def _matrix_shortlist(state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interpolant) -> np.ndarray:
-    """The SHORTLIST best rows of each state, [n, k], from inner products in float64."""
-    k = min(SHORTLIST, len(rows))
-    points = 1 if path.straight else CURVE_POINTS
-    tile = max(TILE // (len(rows) * points), 1)
-    bank = torch.from_numpy(rows)
-    norms = bank.square().sum(1)
-    parts = []
-    for i in range(0, len(state), tile):
-        x, x0 = torch.from_numpy(state[i : i + tile]), torch.from_numpy(noise[i : i + tile])
-        score = _line_energy(x, x0, bank, norms) if path.straight else _curve_energy(x, x0, bank, norms, path)
-        parts.append(score.topk(k, dim=1, largest=False).indices.numpy())
-    return np.concatenate(parts)
-
-
-def _line_energy(x: torch.Tensor, x0: torch.Tensor, bank: torch.Tensor, norms: torch.Tensor) -> torch.Tensor:
-    """Squared distance of each state to each segment, [n, N], up to |x - x0|^2."""
-    r = x - x0
-    along = r @ bank.T - (r * x0).sum(1, keepdim=True)
-    length = norms - 2 * (x0 @ bank.T) + x0.square().sum(1, keepdim=True)
-    m = (along / length).clamp(0.0, 1.0)
-    return m * (m * length - 2 * along)
-
-
-def _curve_energy(
-    x: torch.Tensor, x0: torch.Tensor, bank: torch.Tensor, norms: torch.Tensor, path: Interpolant
-) -> torch.Tensor:
-    """Least squared distance over m, [n, N], up to |x|^2: a grid, refined by a parabola."""
-    m = torch.linspace(0.0, LAST, CURVE_POINTS, dtype=torch.float64)
-    a, s = path.alpha(m), path.sigma(m)
-    xy, ny = (x @ bank.T).unsqueeze(2), (x0 @ bank.T).unsqueeze(2)
-    xn, nn = (x * x0).sum(1)[:, None, None], x0.square().sum(1)[:, None, None]
-    energy = a * a * norms[:, None] + 2 * a * s * ny + s * s * nn - 2 * a * xy - 2 * s * xn  # [n, N, times]
-    # the vertex of the parabola through the best time and its neighbours: between two times the curve is nearly one
-    best = energy.argmin(dim=2, keepdim=True).clamp(1, CURVE_POINTS - 2)
-    left, centre, right = (energy.gather(2, best + k).squeeze(2) for k in (-1, 0, 1))
-    bend = left - 2 * centre + right
-    dip = torch.where(bend > 0, (left - right) ** 2 / (8 * bend.clamp_min(1e-300)), 0.0)
-    return torch.minimum(centre - dip, torch.minimum(left, right))
-
-
-# ----------------------------------------------------------------------------------------------------- FAISS engine
+    clear: [n], True where the first of the shortlist has won already and only its m is wanted.
+    """
+    m, distance = np.empty(len(state)), np.empty(len(state))
+    boundary, index = np.empty(len(state), dtype=bool), np.empty(len(state), dtype=np.int64)
+    won = np.zeros(len(state), dtype=bool) if clear is None else clear
+    ordered = np.sort(shortlist, axis=1)
+    for candidates, wanted in ((shortlist[:, :1], won), (ordered, ~won)):
+        for part in _parts(np.flatnonzero(wanted)):
+            x, x0 = torch.from_numpy(state[part]), torch.from_numpy(noise[part])
+            found = [closest_time(x, x0, torch.from_numpy(rows[column]), path) for column in candidates[part].T]
+            winner = np.argmin(np.stack([c.distance for c in found], axis=1), axis=1)
+            pick = np.arange(len(winner))
+            m[part] = np.stack([c.m for c in found], axis=1)[pick, winner]
+            distance[part] = np.stack([c.distance for c in found], axis=1)[pick, winner]
+            boundary[part] = np.stack([c.boundary for c in found], axis=1)[pick, winner]
+            index[part] = candidates[part][pick, winner]
+    return Nearest(Closest(m, distance, boundary), index, certified)
 
 
 def _faiss_shortlist(
@@ -190,28 +152,64 @@ def _faiss_shortlist(
 
     Centred first: FAISS loses neighbours at a common offset.
     """
-    centre = rows.mean(axis=0)
-    index = faiss.IndexFlatL2(rows.shape[1])
-    index.add(np.ascontiguousarray(rows - centre, dtype=np.float32))
-    k = min(SHORTLIST, len(rows))
-    low, high, whole = _window(index, state, noise, rows, centre)
-    times = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, WINDOW_POINTS)[None, :]
-    found, energy = _query(index, state, noise, times, path, centre, k)
-    shortlist, runner_up = _best_of(found, energy, k)
-    if k == len(rows):
-        return shortlist, np.full(len(state), True)
-    return shortlist, whole & _certified(state, noise, rows, shortlist, runner_up, energy, high - low)
+    centred = _Centred.of(rows)
+    index = _flat_index(rows.shape[1])
+    centred.fill(index)
+    k = min(products.SHORTLIST, len(rows))
+    shortlists, certificates = [], []
+    for i in range(0, len(state), DECIDED):
+        x, x0 = state[i : i + DECIDED], noise[i : i + DECIDED]
+        low, high, whole = _window(index, x, x0, centred)
+        times = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, WINDOW_POINTS)[None, :]
+        found, energy = _query(index, x, x0, times, path, centred.centre, k)
+        shortlist, runner_up = _best_of(found, energy, k)
+        proved = whole & _certified(x, x0, centred, shortlist, runner_up, energy, high - low)
+        shortlists.append(shortlist)
+        certificates.append(proved if k < len(rows) else np.full(len(x), True))
+    return np.concatenate(shortlists), np.concatenate(certificates)
+
+
+def _flat_index(size: int) -> faiss.Index:
+    """An exact index, on the GPU where FAISS has one."""
+    index = faiss.IndexFlatL2(size)
+    if getattr(faiss, "get_num_gpus", int)():
+        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+    return index
+
+
+@dataclass(frozen=True)
+class _Centred:
+    """A bank about its mean. rows: [N, d]. centre: [d]. spread: greatest distance of a row from it."""
+
+    rows: np.ndarray
+    centre: np.ndarray
+    spread: float
+
+    @classmethod
+    def of(cls, rows: np.ndarray) -> _Centred:
+        centre = rows.mean(axis=0)
+        return cls(rows, centre, max(float(np.linalg.norm(part - centre, axis=1).max()) for part in _parts(rows)))
+
+    def fill(self, index: faiss.Index) -> None:
+        """Put the rows into an index, a part at a time."""
+        for part in _parts(self.rows):
+            index.add(np.ascontiguousarray(part - self.centre, dtype=np.float32))
+
+
+def _parts(rows: np.ndarray) -> list[np.ndarray]:
+    """Rows, or indices, DECIDED at a time."""
+    return [rows[i : i + DECIDED] for i in range(0, len(rows), DECIDED)]
 
 
 def _approximate_shortlist(state: np.ndarray, noise: np.ndarray, rows: np.ndarray, path: Interpolant) -> np.ndarray:
     """[n, k] rows that a graph index (HNSW) finds at a few m; nothing is proved."""
-    centre = rows.mean(axis=0)
+    centred = _Centred.of(rows)
     index = faiss.IndexHNSWFlat(rows.shape[1], NEIGHBOURS)
-    index.add(np.ascontiguousarray(rows - centre, dtype=np.float32))
-    k = min(SHORTLIST, len(rows))
-    low, high, _ = _window(index, state, noise, rows, centre)
+    centred.fill(index)
+    k = min(products.SHORTLIST, len(rows))
+    low, high, _ = _window(index, state, noise, centred)
     times = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, WINDOW_POINTS)[None, :]
-    found, energy = _query(index, state, noise, times, path, centre, k)
+    found, energy = _query(index, state, noise, times, path, centred.centre, k)
     # a graph may return fewer than k rows, marked -1: the row found first stands in
     found = np.where(found < 0, found[:, :, :1], found)
     return np.maximum(_best_of(found, energy, k)[0], 0)
@@ -239,7 +237,7 @@ def _query(
 
 
 def _window(
-    index: faiss.Index, state: np.ndarray, noise: np.ndarray, rows: np.ndarray, centre: np.ndarray
+    index: faiss.Index, state: np.ndarray, noise: np.ndarray, bank: _Centred
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bounds outside which no m can win on a line, from one probe.
 
@@ -249,12 +247,12 @@ def _window(
     """
     r = state - noise
     length = np.linalg.norm(r, axis=1)
-    to_centre, spread = np.linalg.norm(noise - centre, axis=1), np.linalg.norm(rows - centre, axis=1).max()
-    shortest, longest = np.maximum(to_centre - spread, 0.0), to_centre + spread
+    to_centre = np.linalg.norm(noise - bank.centre, axis=1)
+    shortest, longest = np.maximum(to_centre - bank.spread, 0.0), to_centre + bank.spread
     guess = np.clip(length / np.maximum(to_centre, 1e-12), LEAST, 1.0)
-    query = np.ascontiguousarray(noise + r / guess[:, None] - centre, dtype=np.float32)
+    query = np.ascontiguousarray(noise + r / guess[:, None] - bank.centre, dtype=np.float32)
     nearest_row = index.search(query, 1)[1][:, 0]
-    v = rows[nearest_row] - noise
+    v = bank.rows[nearest_row] - noise
     m = _foot(r, v)
     bound = np.linalg.norm(r - m[:, None] * v, axis=1)
     low = (length - bound) / np.maximum(longest, 1e-12)
@@ -291,7 +289,7 @@ def _best_of(found: np.ndarray, energy: np.ndarray, k: int) -> tuple[np.ndarray,
 def _certified(
     state: np.ndarray,
     noise: np.ndarray,
-    rows: np.ndarray,
+    bank: _Centred,
     shortlist: np.ndarray,
     runner_up: np.ndarray,
     energy: np.ndarray,
@@ -303,13 +301,12 @@ def _certified(
     parabola in m of curvature |v|^2, so between two probes a distance h apart it stays above e - |v|^2 h^2 / 4.
     """
     floor = np.minimum(energy[:, :, -1].min(axis=1), runner_up)
-    v = rows[shortlist[:, 0]] - noise
+    v = bank.rows[shortlist[:, 0]] - noise
     r = state - noise
     m = _foot(r, v)
     rest = r - m[:, None] * v
     reached = np.einsum("nd,nd->n", rest, rest)
-    centre = rows.mean(axis=0)
-    longest = np.linalg.norm(noise - centre, axis=1) + np.linalg.norm(rows - centre, axis=1).max()
+    longest = np.linalg.norm(noise - bank.centre, axis=1) + bank.spread
     sag = (longest * width / (WINDOW_POINTS - 1)) ** 2 / 4
     # below the window nothing can win, except at m = 0, where every row has the energy |r|^2
     return (floor - sag) * (1.0 - ROUNDING) - ROUNDING * np.einsum("nd,nd->n", r, r) > reached

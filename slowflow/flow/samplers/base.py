@@ -73,19 +73,43 @@ def walk(
     Raises:
         NonFiniteError: a state is not finite; names the sample and the time.
     """
-    state = start
-    grid = grid.to(start.device)
+    state, times = start, grid.cpu()  # times decide what is done; on the CPU no decision waits for the device
+    health = _Health(start)
     yield 0, state
-    for k in range(len(grid) - 1):
+    for k in range(len(times) - 1):
         fresh = noise(k, state) if method.stochastic and noise is not None else None
         with torch.no_grad():
-            state = method.step(_for_step(model, grid[k]), state, grid[k], grid[k + 1], cond, fresh)
-        if not bool(torch.isfinite(state).all()):
-            bad = int((~torch.isfinite(state).flatten(1).all(dim=1)).nonzero()[0])
-            raise NonFiniteError(
-                f"sample {bad} of the batch became NaN or infinite between t = {grid[k]:.4f} and {grid[k + 1]:.4f}"
-            )
+            state = method.step(_for_step(model, times[k]), state, times[k], times[k + 1], cond, fresh)
+        health.see(k, state)
+        if state.device.type == "cpu" or k == len(times) - 2:
+            health.require(times)
         yield k + 1, state
+
+
+class _Health:
+    """The step in which each sample first stopped being finite, kept where the states are.
+
+    Asking after every step would make the host wait for the device; a device is asked once, after the last step.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self._first = torch.full((len(like),), -1, dtype=torch.int64, device=like.device)
+
+    def see(self, step: int, state: Tensor) -> None:
+        """Note the samples that are no longer finite after `step`."""
+        broken = ~torch.isfinite(state).flatten(1).all(dim=1)
+        self._first = torch.where(broken & (self._first < 0), step, self._first)
+
+    def require(self, times: Tensor) -> None:
+        """Raise NonFiniteError for the first sample that broke first."""
+        first = self._first.cpu()
+        if not bool((first >= 0).any()):
+            return
+        step = int(first[first >= 0].min())
+        bad = int((first == step).nonzero()[0])
+        raise NonFiniteError(
+            f"sample {bad} of the batch became NaN or infinite between t = {times[step]:.4f} and {times[step + 1]:.4f}"
+        )
 
 
 def _for_step(model: Predictor, t: Tensor) -> Predictor:
