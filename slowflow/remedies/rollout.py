@@ -96,8 +96,9 @@ class Rollout(TrainingRemedy):
 
     def after(self, t: Tensor, count: float) -> Tensor:
         """The time `count` model steps after t (before it when negative), within the times of training."""
-        low, high = min(self.support[0], float(t.min())), 1.0
-        moved = (unwarp(t, self.shift) + count / self.steps).clamp(low, high)
+        start = unwarp(t, self.shift)
+        low = start.clamp(max=self.support[0])
+        moved = torch.maximum((start + count / self.steps).clamp(max=1.0), low)
         return self.rounded(warp(moved, self.shift))
 
     def least_sigma(self, path: Interpolant) -> float:
@@ -113,13 +114,14 @@ class Rollout(TrainingRemedy):
 @contextmanager
 def as_sampled(net: nn.Module) -> Iterator[None]:
     """Inside, the network has no gradient and is in the mode it is sampled in."""
-    training = net.training
+    modes = {module: module.training for module in net.modules()}
     net.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        net.train(training)
+        for module, training in modes.items():  # one by one: a part may be frozen in the mode it is sampled in
+            module.training = training
 
 
 def rolled(model: Predictor, state: Tensor, nodes: Tensor, cond: Tensor) -> Tensor:

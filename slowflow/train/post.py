@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +26,28 @@ ARRAYS = "remedy.json"
 def make_remedy(
     name: str,
     gamma: float | None = None,
-    target_at: str = "m",
+    target_at: str | None = None,
     time_law: str | None = None,
-    order: str = "released",
+    order: str | None = None,
+    **more: Any,
 ) -> TrainingRemedy:
-    """The remedy called `name` with the settings it knows.
+    """The remedy called `name` with the settings that are given.
+
+    Args:
+        name: as `slowflow ls remedies` has it.
+        gamma: width or strength; a remedy that slows its inputs does not go without.
+        target_at, time_law, order: where None is not given, the remedy's own.
+        more: any other settings by name.
 
     Raises:
-        InputError: unknown remedy, a gamma for one that has none, or none for one that needs it.
+        InputError: unknown remedy, a setting that it does not have, or no gamma for one that slows its inputs.
     """
     kind = REMEDIES.get(name)
-    known = {f.name for f in fields(kind)}
-    settings: dict[str, Any] = {} if time_law is None else {"time_law": time_law}
-    if "gamma" in known:
-        if gamma is None:
-            raise InputError(f"the remedy '{name}' needs a gamma (a number, or auto with --run)")
-        settings |= {"gamma": gamma, "target_at": target_at, "order": order}
-    elif gamma is not None:
+    given = {"gamma": gamma, "target_at": target_at, "time_law": time_law, "order": order}
+    settings = {key: value for key, value in given.items() if value is not None} | more
+    if kind.measured == "gamma" and "gamma" not in settings:
+        raise InputError(f"the remedy '{name}' needs a gamma (a number, or auto with --run)")
+    if gamma is not None and "gamma" not in kind.settings():
         raise InputError(f"the remedy '{name}' has no gamma, but {gamma} was given")
     return make(name, settings)
 
