@@ -11,7 +11,10 @@ otherwise; where the model scatters no more than genuine states do, one m is lef
 The pairs (`clocks`) are the line from (alpha(t), sigma(t)) to twice the measured deviation: uniform along it, the mean is
 what was measured. Single states say too little about a and b for more.
 
-    a = alpha(t) + v (a of the model - a of genuine states),   v ~ U[0, 2];   b likewise with sigma
+    a = alpha(t) + v (a_t - alpha(t)),   v ~ U[0, 2],   a_t^2 = alpha(t)^2 + mean A of the model - mean A of genuine states
+
+A being the unbiased estimates of a squared coefficient that every state gives; b likewise with sigma. Coefficients are
+held at 0, so a deviation of more than half of one (a blind clock, near the noise) comes out smaller than it was read.
 
 `raw` leaves the null in: with it, genuine states alone would seem to lag. Source: SlowFlow.
 """
@@ -27,7 +30,7 @@ from scipy.optimize import isotonic_regression
 from slowflow.errors import InputError
 from slowflow.measuring.gamma import subject_of
 from slowflow.measuring.measurement import Measurement
-from slowflow.measuring.slack import Clock, Reading, Slack, everyone
+from slowflow.measuring.slack import Clock, Reading, Slack
 from slowflow.measuring.straight import straightened
 from slowflow.remedies import REMEDIES, TrainingRemedy, make
 
@@ -84,17 +87,23 @@ def law(measured: Measurement, *, raw: bool = False) -> dict[str, Any]:
     if not raw:
         null = _genuine(measured, kinds)
         assert isinstance(null, Slack)
-        mean, spread = m.mean(axis=0), np.maximum(m.var(axis=0), 1e-300)
-        kept = np.sqrt(np.maximum(1.0 - null.m.var(axis=0) / spread, 0.0))
-        m = states.t + mean - null.m.mean(axis=0) + kept * (m - mean)
-    quantiles = np.clip(np.quantile(m, LEVELS, axis=0), 0.0, 1.0)
-    rising = np.stack([isotonic_regression(row).x for row in quantiles])
-    return {
-        "t": tuple(states.t.tolist()),
-        "u": LEVELS,
-        # two rows that agree may part by a rounding of the regression
-        "m": _rows(np.maximum.accumulate(rising, axis=0)),
-    }
+        m = without_null(m, null.m, states.t)
+    return {"t": tuple(states.t.tolist()), "u": LEVELS, "m": _rows(quantiles(m))}
+
+
+def without_null(m: np.ndarray, null: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """m [n, time] of a model with mean and variance of genuine states [k, time] taken off, as at the top."""
+    mean, spread = m.mean(axis=0), np.maximum(m.var(axis=0), 1e-300)
+    kept = np.sqrt(np.maximum(1.0 - null.var(axis=0) / spread, 0.0))
+    return np.asarray(t + mean - null.mean(axis=0) + kept * (m - mean))
+
+
+def quantiles(m: np.ndarray) -> np.ndarray:
+    """[levels, time]: quantiles of m [n, time] within [0, 1], which rise with the level and with t."""
+    found = np.clip(np.quantile(m, LEVELS, axis=0), 0.0, 1.0)
+    rising = np.stack([isotonic_regression(row).x for row in found])
+    # two rows that agree may part by a rounding of the regression
+    return np.maximum.accumulate(rising, axis=0)
 
 
 def clocks(measured: Measurement, *, raw: bool = False) -> dict[str, Any]:
@@ -111,9 +120,20 @@ def clocks(measured: Measurement, *, raw: bool = False) -> dict[str, Any]:
         kinds = readings[name]
         states = kinds[subject_of(kinds)]
         nominal = of(torch.from_numpy(states.t)).numpy()
-        away = _coefficient(states) - (nominal if raw else _coefficient(_genuine(measured, kinds)))
-        found |= {"t": tuple(states.t.tolist()), key: _rows(np.maximum(np.stack([nominal, nominal + 2.0 * away]), 0.0))}
+        null = None if raw else _square(_genuine(measured, kinds))
+        found |= {"t": tuple(states.t.tolist()), key: _rows(line(nominal, _square(states), null))}
     return found
+
+
+def line(nominal: np.ndarray, model: np.ndarray, null: np.ndarray | None) -> np.ndarray:
+    """[2, time]: the coefficient on the path and at twice the measured deviation from it.
+
+    Args:
+        nominal: [time], of the path.
+        model: [time], mean of the unbiased squares; null: of genuine states, None leaves it in.
+    """
+    square = model if null is None else nominal**2 + model - null
+    return np.maximum(np.stack([nominal, 2.0 * np.sqrt(np.maximum(square, 0.0)) - nominal]), 0.0)
 
 
 def _genuine(measured: Measurement, kinds: dict[str, Reading]) -> Reading:
@@ -125,9 +145,9 @@ def _genuine(measured: Measurement, kinds: dict[str, Reading]) -> Reading:
     return kinds["genuine"]
 
 
-def _coefficient(reading: Reading) -> np.ndarray:
+def _square(reading: Reading) -> np.ndarray:
     assert isinstance(reading, Clock)
-    return reading.coefficient(everyone(reading))[0]
+    return np.asarray(reading.square.mean(axis=0))
 
 
 def _rows(values: np.ndarray) -> tuple[tuple[float, ...], ...]:
