@@ -124,6 +124,11 @@ def test_importing_slowflow_is_cheap():
     assert run(code).strip() == "[]"
 
 
+def test_naming_a_public_contract_is_cheap():
+    code = "import sys\nfrom slowflow.testing import check_training_remedy\nprint('torch' in sys.modules)"
+    assert run(code).strip() == "False"
+
+
 def test_help_loads_nothing_heavy():
     code = (
         "import sys\nsys.argv = ['slowflow', '--help']\nfrom slowflow_cli.main import main\n"

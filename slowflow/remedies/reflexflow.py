@@ -14,7 +14,6 @@ Source: ReflexFlow 2025 (arXiv 2512.04904), anti-drift rectification; formulas o
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from torch import Tensor
 from slowflow.errors import InputError
 from slowflow.flow.interpolants import expand, interpolant
 from slowflow.remedies import REMEDIES
-from slowflow.remedies.base import Pair, Trained, choice_checked
+from slowflow.remedies.base import Pair, choice_checked
 from slowflow.remedies.rollout import Rollout, landing
 
 LEAST = 1e-9
@@ -53,10 +52,6 @@ class ReflexFlow(Rollout):
                 f"reflexflow compares directions of velocities, and this model predicts {self.prediction}; soar and "
                 "self-forcing work for every prediction"
             )
-
-    def bound(self, model: Trained) -> ReflexFlow:
-        """As every remedy; refused for predictions other than velocity."""
-        return cast(ReflexFlow, super().bound(model))
 
     def calls(self, n: int) -> int:
         """One for each row that is rolled out."""

@@ -3,10 +3,14 @@
 import math
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
@@ -19,7 +23,7 @@ from slowflow.flow.model import FlowModel
 from slowflow.flow.table import Table
 from slowflow.remedies import REMEDIES, make
 from slowflow.remedies.base import TrainingRemedy
-from slowflow.remedies.mixflow import MixFlow
+from slowflow.remedies.mixflow import LAWS, ORDERS, MixFlow
 from slowflow.remedies.plain import Plain
 from slowflow.testing import check_training_remedy
 from slowflow.train.loop import TrainConfig, in_parts, train
@@ -48,6 +52,15 @@ NONE = {
     "two-clock": {"strength": 0.0},
 }
 """Strength 0 of every remedy."""
+ALSO_NONE = [
+    ("jitter", {"gamma": 0.0, "form": "centred"}),
+    ("mixflow", {"gamma": 0.0, "m_law": "both"}),
+    ("mixflow", {"gamma": 0.0, "target_at": "t", "order": "paper"}),
+    ("self-forcing", {"share": 0.0}),
+    ("two-clock", {"strength": 0.0, "target": "data"}),
+    ("empirical", {"strength": 0.0, "target_at": "t"}),
+]
+"""The same of variants."""
 VARIANTS = [
     ("mixflow", {"m_law": "both"}),
     ("mixflow", {"m_law": "far"}),
@@ -124,6 +137,45 @@ def test_every_remedy_keeps_the_contract_on_a_table_of_noise_levels(name, predic
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("prediction", ["noise", "data", "score", "v"])
+@pytest.mark.parametrize("name", sorted(NONE.keys() - {"reflexflow"}))
+def test_every_remedy_keeps_the_contract_for_every_prediction(name, prediction):
+    # off both ends, as SiT trains noise and score networks
+    check_training_remedy(remedy(name), model("gvp", prediction, training=Training("uniform", (0.001, 0.999))))
+
+
+@given(
+    gamma=st.floats(0.0, 1.0),
+    shift=st.floats(0.2, 20.0),
+    low=st.floats(0.0, 0.4),
+    seed=st.integers(0, 1000),
+    order=st.sampled_from(ORDERS),
+)
+@limits(max_examples=25, deadline=None, derandomize=True)
+def test_times_and_labels_stay_on_the_path(gamma, shift, low, seed, order):
+    shared = {"shift": shift, "support": (low, 1.0)}
+    width = {"gamma": gamma, "order": order, **shared}
+    for made in (
+        *(remedy("mixflow", m_law=law, **width) for law in LAWS),
+        *(remedy("jitter", form=form, **width) for form in ("mirrored", "centred")),
+        remedy("same-marginal", **width),
+        remedy("noise-blind", share=gamma, **shared),
+        remedy("empirical", strength=gamma, **shared),
+    ):
+        for part in made.times(50, seeded(seed)):
+            assert bool(((part >= 0) & (part <= 1)).all()), made
+
+
+def test_every_remedy_has_its_place_in_the_docs():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "remedies.md").read_text(encoding="utf-8")
+    for name in REMEDIES.names():
+        assert f"| `{name}`" in text or f", `{name}`" in text, name
+        assert f"## {name}\n" in text or f"**{name}**" in text, name
+        own = set(REMEDIES.get(name).settings()) - set(Plain.settings())
+        unnamed = [setting for setting in own if f"`{setting}`" not in text]
+        assert unnamed == [], name
+
+
 def test_every_registered_remedy_is_checked_here():
     assert sorted(NONE) == REMEDIES.names()
 
@@ -176,14 +228,14 @@ def test_the_contract_names_what_is_broken(fault, says, monkeypatch):
 def test_strength_zero_of_every_remedy_is_plain_training_bit_for_bit(path, tmp_path):
     config = TrainConfig(steps=3, batch_size=8, lr=1e-2, lr_final=1e-2, warmup=0, ema_decay=0.5, valid_every=0)
     ends = {}
-    for name, settings in {"plain": {}, **NONE}.items():
+    for name, settings in (*NONE.items(), *ALSO_NONE):
         for law in ("uniform", "beta21"):
-            trained = model(path)
-            train(trained, images(), remedy(name, time_law=law, **settings), config, tmp_path / f"{name}-{law}")
-            ends[name, law] = (tmp_path / f"{name}-{law}").read_bytes()
-    differing = [key for key, end in ends.items() if end != ends["plain", key[1]]]
+            trained, file = model(path), tmp_path / f"{name}-{settings}-{law}"
+            train(trained, images(), remedy(name, time_law=law, **settings), config, file)
+            ends[name, str(settings), law] = file.read_bytes()
+    differing = [key for key, end in ends.items() if end != ends["plain", "{}", key[2]]]
     assert differing == []
-    assert ends["plain", "uniform"] != ends["plain", "beta21"]
+    assert ends["plain", "{}", "uniform"] != ends["plain", "{}", "beta21"]
 
 
 @pytest.mark.parametrize("name", sorted(NONE.keys() - {"plain", "plain-beta"}))
