@@ -226,6 +226,15 @@ def test_a_cut_run_of_a_remedy_that_rolls_out_or_was_measured_resumes_bit_for_bi
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "cut" / file).read_bytes()
 
 
+def test_python_post_trains_with_any_remedy(tmp_path):
+    settings = {"steps": 2, "batch_size": 8, "valid_every": 0}
+    trained = slowflow.post_train(
+        model(), blobs(), remedy=slowflow.remedy("soar", share=1.0), out=tmp_path / "run", **settings
+    )
+    assert trained.name == "custom+soar"
+    assert read_manifest(tmp_path / "run")["result"]["network_calls"] == {"trained": 16, "extra": 16}
+
+
 # --- on the command line
 
 POSTTRAIN = ["posttrain", "digits-sit", "--data", "digits", "--steps", "2", "--batch-size", "4", "--threads", "1"]
@@ -257,6 +266,12 @@ def test_posttrain_takes_every_remedy(tmp_path, measured, name):
     assert found["gamma"] == {"mixflow": gamma, "jitter": gamma, "same-marginal": gamma, "input-perturbation": 0.1}.get(
         name
     )
+
+
+def test_the_raw_law_is_another_configuration(tmp_path, measured):
+    words = [*POSTTRAIN, "--remedy", "empirical", "--run", measured, "--out", tmp_path / "o"]
+    run(*words)
+    assert "remedy.m.sha256" in run(*words, "--raw", code=3).stderr
 
 
 def test_posttrain_takes_settings_by_name_and_type(tmp_path):
