@@ -165,18 +165,32 @@ def say_fit(output: s.Output, fit: Any) -> None:
 def suggest(
     run: Annotated[Path, typer.Argument(help="A measurement, or the folder of a whole run.")],
     reference: Annotated[str | None, typer.Option(help="Read gamma from this reference instead.")] = None,
+    snippet: Annotated[bool, typer.Option("--snippet", help="Print MixFlow for a training loop of your own.")] = False,
+    time: Annotated[
+        str,
+        typer.Option(
+            help="Time of that loop: forward (t = 1 data), reversed (t = 1 noise), index; auto: the family's."
+        ),
+    ] = "auto",
     json: s.Json = False,
     debug: s.Debug = False,
 ) -> None:
     """gamma by every estimator with its interval, the recommended one, and a verdict."""
     output = s.Output(json, quiet=True)
     from slowflow.config import canonical
+    from slowflow.remedies.bridge import bridge
     from slowflow.results import RunResult
 
     result = RunResult.load(run)
     fit = result.fit if reference is None else next(iter(result.measurements.values())).suggest(reference)
+    facts = result.measured.facts
+    family = (facts.get("reopen") or {}).get("family")
+    pasted = bridge(fit.gamma, time=time, path=facts["interpolant"], family=family)
     say_fit(output, fit)
-    output.answer(canonical(fit))
+    output.say(f"in your own loop: {pasted.convention}" + ("" if snippet else "; --snippet prints it"))
+    if snippet:
+        output.say("\n".join(["", *(f"# warning: {text}" for text in pasted.warnings), pasted.snippet]))
+    output.answer({**canonical(fit), "bridge": pasted._asdict()})
 
 
 def diagnose(

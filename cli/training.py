@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,9 @@ from slowflow_cli import shared as s
 
 from slowflow.errors import InputError
 
+FROM_MODEL = ("interpolant", "prediction", "levels")
+"""Settings of a remedy that the model brings."""
+
 
 def posttrain(
     model: s.Model,
@@ -17,14 +21,25 @@ def posttrain(
     out: Annotated[Path, typer.Option("--out", help="Run folder; the same command again resumes.")],
     steps: Annotated[int, typer.Option(help="Optimiser steps.")],
     remedy: Annotated[
-        str, typer.Option(help="mixflow, or plain for the control arm (slowflow ls remedies).")
+        str, typer.Option(help="mixflow, soar, ..., or plain for the control arm (slowflow ls remedies).")
     ] = "mixflow",
     gamma: Annotated[str, typer.Option(help="auto (with --run), or a number in [0, 1].")] = "auto",
-    run: Annotated[Path | None, typer.Option("--run", help="A measurement of this model, for --gamma auto.")] = None,
-    target_at: Annotated[str, typer.Option(help="Where the target is taken: m or t (equal on the linear path).")] = "m",
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", help="A measurement of this model: for --gamma auto, and for empirical and two-clock."),
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Take the measured law with its null left in.")] = False,
+    set: Annotated[
+        list[str],
+        typer.Option("--set", help="Another setting of the remedy, KEY=VALUE (docs/remedies.md); repeatable."),
+    ] = [],
+    target_at: Annotated[
+        str | None, typer.Option(help="Where the target is taken: m or t (equal on the linear path).")
+    ] = None,
     order: Annotated[
-        str, typer.Option(help="With a resolution shift: released (draw, warp, slow) or paper (draw, slow, warp).")
-    ] = "released",
+        str | None,
+        typer.Option(help="With a resolution shift: released (draw, warp, slow) or paper (draw, slow, warp)."),
+    ] = None,
     time_law: Annotated[
         str | None, typer.Option(help="uniform, beta21, logit-normal; the remedy's or the model's own when not given.")
     ] = None,
@@ -58,12 +73,13 @@ def posttrain(
     output = s.Output(json, quiet)
     from slowflow.results import RunResult
     from slowflow.train.loop import TrainConfig
-    from slowflow.train.post import make_remedy, post_train
+    from slowflow.train.post import post_train
 
     measured = None if run is None else RunResult.load(run).measured
-    number = _gamma(gamma, measured) if remedy == "mixflow" or gamma != "auto" else None
-    chosen = make_remedy(remedy, number, target_at, time_law, order)
-    settings = TrainConfig(
+    named = {"target_at": target_at, "order": order, "time_law": time_law}
+    chosen = chosen_remedy(remedy, gamma, measured, [*set, *_given(named)], raw)
+    number = getattr(chosen, "gamma", None)
+    training = TrainConfig(
         steps=steps,
         batch_size=s.batch_size(batch_size),
         lr=lr,
@@ -86,11 +102,7 @@ def posttrain(
     identified = identity(opened.model)
     if measured is not None and measured.config["model"]["weights_sha256"] != identified["weights_sha256"]:
         raise InputError(f"--run {run} is a measurement of '{measured.config['model']['name']}', not of this model")
-    if measured is not None and measured.suggest().verdict != "detected":
-        fit = measured.suggest()
-        output.say(
-            f"note: the measurement calls for no correction ({fit.verdict}); gamma {fit.gamma:.3f} is the width of its raw band"
-        )
+    _say_verdict(output, measured)
     if number is not None:
         output.say(f"gamma {number:.3f}")
     kept = ema**steps
@@ -103,7 +115,7 @@ def posttrain(
         opened.model,
         open_data(data, classes=opened.model.classes),
         chosen,
-        settings,
+        training,
         out,
         heldout=heldout,
         model_id=identified,
@@ -119,20 +131,69 @@ def posttrain(
             "loss": result["loss"],
             "gamma": number,
             "remedy": remedy,
+            "network_calls": result.get("network_calls"),
         }
     )
 
 
-def _gamma(text: str, measured: Any) -> float:
-    """A number, or the one a measurement suggests."""
-    if text != "auto":
-        try:
-            return float(text)
-        except ValueError:
-            raise InputError(f"--gamma is '{text}', expected auto or a number between 0 and 1") from None
-    if measured is None:
+def _say_verdict(output: s.Output, measured: Any) -> None:
+    """Say so when the measurement calls for no remedy."""
+    if measured is not None and measured.suggest().verdict != "detected":
+        fit = measured.suggest()
+        output.say(
+            f"note: the measurement calls for no correction ({fit.verdict}); gamma {fit.gamma:.3f} is the width of its raw band"
+        )
+
+
+def _given(named: dict[str, str | None]) -> list[str]:
+    return [f"{key}={value}" for key, value in named.items() if value is not None]
+
+
+def chosen_remedy(name: str, gamma: str, measured: Any, settings: list[str], raw: bool = False) -> Any:
+    """The remedy of a command line: --gamma, what a measurement brings, and every KEY=VALUE.
+
+    Raises:
+        InputError: unknown remedy or setting, a value of another type, or a measurement that is missing.
+    """
+    from slowflow.measuring.training_law import remedy
+    from slowflow.remedies import REMEDIES
+
+    kind = REMEDIES.get(name)
+    found: dict[str, Any] = {}
+    for text in settings:
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise InputError(f"--set is '{text}', expected KEY=VALUE")
+        if key.strip() in FROM_MODEL:
+            raise InputError(f"--set {text}: the {key.strip()} is the model's own and cannot be set for a remedy")
+        found[key.strip()] = _value(value.strip())
+    if gamma != "auto":
+        found["gamma"] = _number(gamma)
+        if "gamma" not in kind.settings():
+            raise InputError(f"the remedy '{name}' has no gamma, but {gamma} was given")
+    elif kind.measured == "gamma" and "gamma" not in found and measured is None:
         raise InputError("--gamma auto needs --run, the folder of a measurement; or give a number")
-    return float(measured.suggest().gamma)
+    return remedy(name, measured, raw=raw, **found)
+
+
+def _value(text: str) -> Any:
+    """A number, boolean or list as TOML has it, any other text as it is."""
+    import tomllib
+
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise InputError(f"--gamma is '{text}', expected auto or a number between 0 and 1") from None
+    if not math.isfinite(number):
+        raise InputError(f"gamma is {text}, expected auto or a number between 0 and 1")
+    return number
 
 
 def pretrain(

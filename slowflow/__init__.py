@@ -29,6 +29,7 @@ _EXPORTS = {
     "open_data": "slowflow.data.open",
     "post_train": "slowflow.api",
     "protocol": "slowflow.protocols",
+    "remedy": "slowflow.api",
     "report": "slowflow.api",
     "sample": "slowflow.api",
     "suggest": "slowflow.api",

@@ -27,6 +27,7 @@ from slowflow.flow.model import FlowModel
 from slowflow.io import atomic
 from slowflow.measuring.engine import measure as _measure
 from slowflow.measuring.measurement import Measurement
+from slowflow.measuring.training_law import remedy as _remedy
 from slowflow.records import Estimate, GammaFit, Probe
 from slowflow.remedies import TrainingRemedy
 from slowflow.reporting.render import render
@@ -93,6 +94,22 @@ def suggest(measurement: Measurement | str | Path) -> GammaFit:
     return found.suggest()
 
 
+def remedy(
+    name: str, *, measured: Measurement | str | Path | None = None, raw: bool = False, **settings: Any
+) -> TrainingRemedy:
+    """The training remedy called `name` (`slowflow ls remedies`), for `post_train` or a loop of your own.
+
+    Args:
+        name: mixflow, soar, empirical, ...
+        measured: a measurement of the model to be trained, or its folder: brings gamma, the law of m or the clocks to
+            the remedies that take them.
+        raw: take a measured law with its null left in.
+        settings: of the remedy, by name; they override what was measured.
+    """
+    found = Measurement.load(measured) if isinstance(measured, str | Path) else measured
+    return _remedy(name, found, raw=raw, **settings)
+
+
 def post_train(
     model: Model,
     data: Data,
@@ -109,7 +126,7 @@ def post_train(
     Args:
         model: the starting point, left as it is.
         data: a name, a path or an ImageSet.
-        remedy: `MixFlow(gamma)`, or `Plain()` for the control arm.
+        remedy: `MixFlow(gamma)`, `Plain()` for the control arm, or any other (`slowflow.remedy(name, ...)`).
         steps: optimiser steps.
         out: run folder.
         seed: of every draw; equal for arms that are compared.

@@ -67,7 +67,8 @@ class Registry(Generic[T]):
         Raises:
             InputError: no such name; the message lists the known ones and the closest spelling.
         """
-        self._scan()
+        if name not in self._entries:
+            self._scan()  # a name that is known already costs no import of its neighbours
         if name not in self._entries:
             close = difflib.get_close_matches(name, self._entries, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else ""

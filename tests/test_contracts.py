@@ -20,7 +20,7 @@ FLOORS = {
     "cards": 4, "data": 4, "codecs": 5, "families": 5,
     "remedies": 6, "protocols": 6, "measuring": 7, "train": 7, "evaluating": 7,
     "results": 8, "figures": 9, "reporting": 10,
-    "pipeline": 11, "api": 11, "__init__": 12, "slowflow_cli": 13,
+    "pipeline": 11, "api": 11, "testing": 11, "__init__": 12, "slowflow_cli": 13,
 }  # fmt: skip
 SIBLINGS = {"measuring", "train", "evaluating"}
 
@@ -122,6 +122,11 @@ def test_importing_slowflow_is_cheap():
     heavy = "torch faiss matplotlib pandas scipy typer numpy"
     code = f"import sys, slowflow; print([n for n in '{heavy}'.split() if n in sys.modules])"
     assert run(code).strip() == "[]"
+
+
+def test_naming_a_public_contract_is_cheap():
+    code = "import sys\nfrom slowflow.testing import check_training_remedy\nprint('torch' in sys.modules)"
+    assert run(code).strip() == "False"
 
 
 def test_help_loads_nothing_heavy():

@@ -7,6 +7,11 @@
 On the linear interpolant u does not depend on time and both targets coincide; on curved ones they differ, and both
 are on offer. gamma = 0 gives plain training under the Beta(2,1) law.
 
+The paper's ablations are other laws of m:
+    slowed  U[(1-gamma) t, t]                 gamma = 1 is U[0, t]
+    both    U[(1-gamma) t, t + gamma (1-t)]   gamma = 1 is U[0, 1]; gamma = 0 is plain
+    far     U[0, (1-gamma) t]                 what the slowed interval leaves out; gamma = 0.8 is U[0, 0.2 t]
+
 Under a resolution shift W there are two orders, equal where there is no shift:
     released  t = W(t0), m ~ U[(1-gamma) t, t]     draw, warp, then slow: the code released for RAE (whose t0 ends at
                                                    sqrt(0.999), which support=(0, 0.9995) would repeat)
@@ -16,6 +21,7 @@ Under a resolution shift W there are two orders, equal where there is no shift:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,8 +29,10 @@ from torch import Tensor
 from slowflow.errors import InputError
 from slowflow.flow.grids import warp
 from slowflow.remedies import REMEDIES, TrainingRemedy
+from slowflow.remedies.base import Times, choice_checked, share_checked
 
 ORDERS = ("released", "paper")
+LAWS = ("slowed", "both", "far")
 
 
 @REMEDIES.register(
@@ -41,26 +49,35 @@ class MixFlow(TrainingRemedy):
             before it in the paper's.
         target_at: `m` (the velocity of the input) or `t` (the velocity at the label).
         order: `released` (draw, warp, slow) or `paper` (draw, slow, warp).
+        m_law: `slowed`, or for ablations `both` or `far`.
     """
+
+    measured: ClassVar[str | None] = "gamma"
 
     gamma: float = 0.8
     target_at: str = "m"
     order: str = "released"
+    m_law: str = "slowed"
     time_law: str | None = field(default="beta21", kw_only=True)
 
     def __post_init__(self) -> None:
         TrainingRemedy.__post_init__(self)
-        if not 0.0 <= self.gamma <= 1.0:
-            raise InputError(f"gamma is {self.gamma}, expected a share of t between 0 and 1")
-        if self.target_at not in ("m", "t"):
-            raise InputError(f"target_at is '{self.target_at}', expected 'm' or 't'")
+        share_checked("gamma", self.gamma, "of t")
+        choice_checked("target_at", self.target_at, ("m", "t"))
         if self.order not in ORDERS:
             raise InputError(f"order is '{self.order}', expected one of {', '.join(ORDERS)}")
+        if self.m_law not in LAWS:
+            raise InputError(f"m_law is '{self.m_law}', expected one of {', '.join(LAWS)}")
 
-    def times(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+    def times(self, n: int, generator: torch.Generator | None) -> Times:
         """(t, m, time of the target)."""
         drawn = self.drawn(n, generator)
-        kept = 1.0 - self.gamma * torch.rand(n, dtype=torch.float64, generator=generator)
+        u = torch.rand(n, dtype=torch.float64, generator=generator)
         t = warp(drawn, self.shift)
-        m = t * kept if self.order == "released" else warp(drawn * kept, self.shift)
+        m = self._inputs(t, u) if self.order == "released" else warp(self._inputs(drawn, u), self.shift)
         return t, m, m if self.target_at == "m" else t
+
+    def _inputs(self, t: Tensor, u: Tensor) -> Tensor:
+        if self.m_law == "both":
+            return t + self.gamma * (u - t)
+        return t * (1.0 - self.gamma * u) if self.m_law == "slowed" else (1.0 - self.gamma) * t * u

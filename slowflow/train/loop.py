@@ -123,7 +123,7 @@ def step_batch(model: FlowModel, remedy: TrainingRemedy, data: ImageSet, config:
             torch.rand(len(rows), generator=rng.torch_generator(config.seed, "dropout", step)) < config.label_dropout
         )
         cond = torch.where(dropped, model.null, cond)
-    state, t, target = remedy.pair(noise, clean, rng.torch_generator(config.seed, "times", step))
+    state, t, target = remedy.pair(noise, clean, rng.torch_generator(config.seed, "times", step), cond)
     known = data.features is not None and model.training.second_loss is not None
     features = data.features[rows].to(clean) if known and data.features is not None else None
     return Batch(state, t, target, cond.to(model.device), features)
@@ -192,7 +192,7 @@ def train(
     Args:
         model: conventions and network; the network's weights are the starting point.
         data: training images, the shape the model expects.
-        remedy: decides state, label and target; bound to the model's path and prediction here.
+        remedy: decides state, label and target; bound to the model here.
         config: settings.
         state_file: where the resumable state is kept.
         heldout: images for the held-out loss; none when None.
@@ -203,7 +203,7 @@ def train(
         NonFiniteError: the loss is not finite; the last good state stays on disk.
     """
     check_data(model, data)
-    remedy = remedy.bound(model)
+    remedy = remedy.bound(in_parts(model, config.micro_batch))
     state = TrainState(
         model.net,
         ema_decay=config.ema_decay,
@@ -238,6 +238,23 @@ def train(
             progress(state.step, config.steps, f"loss {sum(recent) / len(recent):.4f}")
     model.net.eval()
     return state
+
+
+class _InParts(nn.Module):
+    """A network that sees at most `size` rows at once; same weights, same answers."""
+
+    def __init__(self, net: nn.Module, size: int) -> None:
+        super().__init__()
+        self.net, self.size = net, size
+
+    def forward(self, state: Tensor, label: Tensor, cond: Tensor) -> Tensor:
+        parts = zip(*(whole.split(self.size) for whole in (state, label, cond)), strict=True)
+        return torch.cat([out[0] if isinstance(out := self.net(*part), tuple | list) else out for part in parts])
+
+
+def in_parts(model: FlowModel, size: int) -> FlowModel:
+    """The model as a rollout sees it, `size` rows at once; 0 = all."""
+    return model.with_net(_InParts(model.net, size)) if size else model
 
 
 def _diverged(what: str, value: float, step: int, state_file: Path) -> NonFiniteError:

@@ -3,43 +3,51 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from slowflow.config import canonical
+from slowflow.config import canonical, digest
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError
 from slowflow.flow.model import FlowModel
-from slowflow.io import checkpoint
+from slowflow.io import atomic, checkpoint
 from slowflow.io.run import RunFolder
-from slowflow.remedies import REMEDIES, TrainingRemedy, make
+from slowflow.remedies import REMEDIES, TrainingRemedy, make, name_of
 from slowflow.train.loop import Progress, TrainConfig, check_data, train
 from slowflow.train.pretrain import finish
+
+ARRAYS = "remedy.json"
+"""File of the run folder with the measured arrays a remedy was given."""
 
 
 def make_remedy(
     name: str,
     gamma: float | None = None,
-    target_at: str = "m",
+    target_at: str | None = None,
     time_law: str | None = None,
-    order: str = "released",
+    order: str | None = None,
+    **more: Any,
 ) -> TrainingRemedy:
-    """The remedy called `name` with the settings it knows.
+    """The remedy called `name` with the settings that are given.
+
+    Args:
+        name: as `slowflow ls remedies` has it.
+        gamma: width or strength; a remedy that slows its inputs does not go without.
+        target_at, time_law, order: where None is not given, the remedy's own.
+        more: any other settings by name.
 
     Raises:
-        InputError: unknown remedy, a gamma for one that has none, or none for one that needs it.
+        InputError: unknown remedy, a setting that it does not have, or no gamma for one that slows its inputs.
     """
     kind = REMEDIES.get(name)
-    known = {f.name for f in fields(kind)}
-    settings: dict[str, Any] = {} if time_law is None else {"time_law": time_law}
-    if "gamma" in known:
-        if gamma is None:
-            raise InputError(f"the remedy '{name}' needs a gamma (a number, or auto with --run)")
-        settings |= {"gamma": gamma, "target_at": target_at, "order": order}
-    elif gamma is not None:
+    given = {"gamma": gamma, "target_at": target_at, "time_law": time_law, "order": order}
+    settings = {key: value for key, value in given.items() if value is not None} | more
+    if kind.measured == "gamma" and "gamma" not in settings:
+        raise InputError(f"the remedy '{name}' needs a gamma (a number, or auto with --run)")
+    if gamma is not None and "gamma" not in kind.settings():
         raise InputError(f"the remedy '{name}' has no gamma, but {gamma} was given")
     return make(name, settings)
 
@@ -81,8 +89,8 @@ def post_train(
     coarse = dtypes - {torch.float32, torch.float64}
     if coarse:
         raise InputError(f"weights in {min(map(str, coarse))} are too coarse to be trained; open the model in float32")
-    bound = replace(remedy.bound(model), interpolant=model.interpolant.name)
-    described = {"remedy": remedy_name(remedy), **canonical(bound)}
+    bound = remedy.bound(model)
+    described, arrays = described_remedy(bound)
     record = {
         "model": model_id or {"name": model.name},
         "data": {"name": data.name, "sha256": data.fingerprint, "heldout": heldout},
@@ -94,18 +102,24 @@ def post_train(
     weights = folder.path / "model.safetensors"
     if folder.finished:
         return _with_weights(trained, weights)
+    if arrays:
+        atomic.write_json(folder.path / ARRAYS, arrays)
     train_set, held = data.split(heldout)
     state = train(
         trained, train_set, remedy, config, folder.path / "state.safetensors", heldout=held, progress=progress
     )
     provenance = {"start": canonical(record["model"]), "remedy": described, "train": asdict(config)}
-    finish(folder, trained, state, train_set, provenance)
+    calls = {"trained": state.step * config.batch_size, "extra": state.step * bound.calls(config.batch_size)}
+    finish(folder, trained, state, train_set, provenance, files=[ARRAYS] if arrays else [], network_calls=calls)
     return _with_weights(trained, weights)
 
 
-def remedy_name(remedy: TrainingRemedy) -> str:
-    """The registered name of a remedy."""
-    return next(entry.name for entry in REMEDIES if type(remedy) is entry.value)
+def described_remedy(bound: TrainingRemedy) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(what a record says of a remedy, its measured arrays): arrays stand in the record by their hash."""
+    whole = bound.record()
+    arrays = {name: whole[name] for name in bound.needed()}
+    short = {name: {"sha256": digest(value), "file": ARRAYS} for name, value in arrays.items()}
+    return {"remedy": name_of(bound), **whole, **short}, arrays
 
 
 def _with_weights(model: FlowModel, weights: Path) -> FlowModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,17 @@ def pretrain(
     return weights
 
 
-def finish(folder: RunFolder, model: FlowModel, state: TrainState, data: ImageSet, provenance: dict[str, Any]) -> None:
-    """Write the averaged weights, the loss curve and, last, the manifest."""
+def finish(
+    folder: RunFolder,
+    model: FlowModel,
+    state: TrainState,
+    data: ImageSet,
+    provenance: dict[str, Any],
+    *,
+    files: Sequence[str] = (),
+    **more: Any,
+) -> None:
+    """Write the averaged weights, the loss curve and, last, the manifest, with `more` in its result."""
     averaged = state.ema_net.state_dict()
     metadata = {"model": describe(model), "provenance": provenance}
     checkpoint.save(folder.path / "model.safetensors", averaged, metadata)
@@ -105,5 +115,6 @@ def finish(folder: RunFolder, model: FlowModel, state: TrainState, data: ImageSe
         "loss": sum(tail) / len(tail),
         "heldout_loss": state.validation[-1][1] if state.validation else None,
         "data": {"name": data.name, "sha256": data.fingerprint, "n": len(data)},
+        **more,
     }
-    folder.finish(["model.safetensors", "history.json"], result)
+    folder.finish(["model.safetensors", "history.json", *files], result)

@@ -123,14 +123,14 @@ def test_equal_arms_see_equal_images_noise_and_classes(tmp_path):
     seen = {"plain": [], "mixflow": []}
 
     class SeenPlain(Plain):
-        def pair(self, noise, data, generator=None):
+        def pair(self, noise, data, generator=None, cond=None):
             seen["plain"].append((noise, data))
-            return super().pair(noise, data, generator)
+            return super().pair(noise, data, generator, cond)
 
     class SeenMixFlow(MixFlow):
-        def pair(self, noise, data, generator=None):
+        def pair(self, noise, data, generator=None, cond=None):
             seen["mixflow"].append((noise, data))
-            return super().pair(noise, data, generator)
+            return super().pair(noise, data, generator, cond)
 
     config = replace(SETTINGS, steps=6)
     train(tiny(), images(), SeenPlain(), config, tmp_path / "a")
@@ -195,7 +195,7 @@ class PoisonedTarget(Plain):
 
     calls: ClassVar[list] = []
 
-    def pair(self, noise, data, generator=None):
+    def pair(self, noise, data, generator=None, cond=None):
         got = super().pair(noise, data, generator)
         self.calls.append(1)
         return got._replace(target=got.target * math.nan) if len(self.calls) == 8 else got
@@ -408,9 +408,9 @@ def test_heldout_images_are_never_trained_on(tmp_path):
     seen, data = [], images()
 
     class Seen(Plain):
-        def pair(self, noise, clean, generator=None):
+        def pair(self, noise, clean, generator=None, cond=None):
             seen.append(clean)
-            return super().pair(noise, clean, generator)
+            return super().pair(noise, clean, generator, cond)
 
     kept, held = data.split(0.4)
     train(tiny(), kept, Seen(), SETTINGS, tmp_path / "state", heldout=held)
