@@ -1,0 +1,171 @@
+"""Arms of a study: what is done to the model, and nothing else.
+
+An arm has a `train` part (a training remedy and its settings), a `sample` part (a sampling remedy, another sampler), both,
+or neither (the base). Everything else, such as learning rate, averages, step counts and n, is the study's protocol and the
+same for all arms; an arm that asks for its own is refused.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from slowflow.errors import InputError
+from slowflow.evaluating.engine import Sampling
+from slowflow.flow.model import FlowModel
+from slowflow.flow.samplers import SAMPLERS
+from slowflow.remedies import TrainingRemedy, make
+from slowflow.train.loop import TrainConfig
+
+BASE = "base"
+KEYS = ("name", "train", "sample", "sweep")
+NAME = re.compile(r"[a-z0-9][a-z0-9._+-]{0,79}")
+SAMPLING_REMEDIES = "slowflow.remedies.sampling"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm.
+
+    Args:
+        name: of its folders and its rows.
+        group: name of the table it was expanded from.
+        train: `remedy` and its settings; None = the base as it is.
+        sample: `sampler`, and `remedy` with its settings; None = as the study samples.
+    """
+
+    name: str
+    group: str
+    train: dict[str, Any] | None = None
+    sample: dict[str, Any] | None = None
+    swept: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def gamma(self) -> float | None:
+        """The width of MixFlow's interval where the arm has one."""
+        value = (self.train or {}).get("gamma")
+        return None if value is None else float(value)
+
+    def remedy(self) -> TrainingRemedy | None:
+        """The training remedy, made from its settings."""
+        return None if self.train is None else make(self.train["remedy"], _settings(self.train))
+
+    def sampler(self, usual: str) -> str:
+        """Its own sampler, or the study's."""
+        return str((self.sample or {}).get("sampler", usual))
+
+    def around(self, model: FlowModel) -> FlowModel:
+        """The model with the arm's sampling remedy around it."""
+        if self.sample is None or "remedy" not in self.sample:
+            return model
+        settings = {key: value for key, value in _settings(self.sample).items() if key != "sampler"}
+        return sampling_remedies().make(self.sample["remedy"], settings).around(model)
+
+
+def sampling_remedies() -> Any:
+    """The package of sampling remedies.
+
+    Raises:
+        InputError: this SlowFlow has none.
+    """
+    if importlib.util.find_spec(SAMPLING_REMEDIES) is None:
+        raise InputError("this SlowFlow has no sampling remedies; an arm's 'sample' can only name a sampler")
+    return importlib.import_module(SAMPLING_REMEDIES)
+
+
+def expand(tables: Sequence[Mapping[str, Any]], where: str) -> list[Arm]:
+    """Every arm of the `[[arms]]` tables, in their order; `base` comes first by itself.
+
+    A table's `sweep` is a mapping from settings to lists; its arms are all combinations, the last setting fastest.
+
+    Args:
+        tables: as they stand in the file.
+        where: said in messages.
+
+    Raises:
+        InputError: an unknown key, a setting that belongs to the protocol, a name twice, or an unknown remedy.
+    """
+    arms = [Arm(BASE, BASE)]
+    for table in tables:
+        arms += _of_table(table, where)
+    names = [arm.name for arm in arms]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"two arms of {where} are called '{twice}'; give one of them another name")
+    for arm in arms:
+        _checked(arm, where)
+    return arms
+
+
+def _of_table(table: Mapping[str, Any], where: str) -> list[Arm]:
+    name = str(table.get("name", ""))
+    if not NAME.fullmatch(name):
+        raise InputError(f"an arm of {where} is called '{name}'; expected small letters, digits and . _ + -")
+    for key in table:
+        if key not in KEYS:
+            raise InputError(f"the arm '{name}' of {where} sets '{key}'{_why(key)}")
+    parts = {part: _part(table, part, name, where) for part in ("train", "sample")}
+    if not any(parts.values()):
+        raise InputError(f"the arm '{name}' of {where} has neither a 'train' nor a 'sample' part; '{BASE}' is there anyway")
+    sweep = table.get("sweep", {})
+    if not isinstance(sweep, dict) or any(not isinstance(values, list) or not values for values in sweep.values()):
+        raise InputError(f"'sweep' of the arm '{name}' of {where} must map settings to lists of values")
+    part = "train" if parts["train"] else "sample"
+    found = []
+    for values in itertools.product(*sweep.values()):
+        swept = dict(zip(sweep, values, strict=True))
+        own = {**parts, part: {**(parts[part] or {}), **swept}}
+        title = "-".join([name, *(_plain(value) for value in values)])
+        found.append(Arm(title, name, own["train"] or None, own["sample"] or None, swept))
+    return found
+
+
+def _part(table: Mapping[str, Any], part: str, name: str, where: str) -> dict[str, Any]:
+    found = table.get(part, {})
+    if not isinstance(found, dict):
+        raise InputError(f"'{part}' of the arm '{name}' of {where} is {found!r}, expected a table")
+    if part == "train" and found and "remedy" not in found:
+        raise InputError(f"'train' of the arm '{name}' of {where} names no remedy")
+    return dict(found)
+
+
+def _checked(arm: Arm, where: str) -> None:
+    """Refuse an arm that cannot be made, before anything is run."""
+    for part in (arm.train, arm.sample):
+        for key in part or {}:
+            if key in _protocol_fields() and key != "sampler" and (part is arm.train or "remedy" not in (part or {})):
+                raise InputError(f"the arm '{arm.name}' of {where} sets '{key}'{_why(key)}")
+    try:
+        arm.remedy()
+        if arm.sample is not None:
+            SAMPLERS.get(arm.sampler("euler"))
+            settings = {k: v for k, v in _settings(arm.sample).items() if k != "sampler"}
+            if "remedy" in arm.sample:
+                sampling_remedies().make(arm.sample["remedy"], settings)
+            elif settings:
+                raise InputError(f"'{next(iter(settings))}' is a setting of no sampling remedy: none is named")
+    except InputError as error:
+        raise InputError(f"the arm '{arm.name}' of {where}: {error}") from error
+
+
+def _protocol_fields() -> set[str]:
+    return {f.name for kind in (TrainConfig, Sampling) for f in fields(kind)} - {"shift"} | {"n", "lengths", "features"}
+
+
+def _why(key: str) -> str:
+    if key in _protocol_fields():
+        return ", but every arm has the same: it belongs to the protocol ([train], [sampling] or the top of the file)"
+    return f"; expected {', '.join(KEYS)}"
+
+
+def _settings(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in part.items() if key != "remedy"}
+
+
+def _plain(value: Any) -> str:
+    return re.sub(r"[^a-z0-9._+-]+", "-", f"{value:g}" if isinstance(value, float) else str(value).lower())
