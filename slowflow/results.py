@@ -237,10 +237,20 @@ def collect(path: Path, result: dict[str, Any]) -> RunResult:
 
 def lag_change(before: Measurement, after: Measurement) -> Estimate:
     """How the lag of one model differs from another's, in units of gamma, paired by sample id; negative = smaller lag."""
-    kinds = before.slack(before.main_reference)
-    null = kinds.get("genuine", kinds["model"])
-    changed = after.slack(before.main_reference)["model"]
-    return gammas.change(kinds["model"], changed, null, int(before.config["probe"]["seed"]))
+    return lag_changes(before, after)[before.main_reference]
+
+
+def lag_changes(before: Measurement, after: Measurement) -> dict[str, Estimate]:
+    """The same under the main reference and under both clocks, where they were measured."""
+    ours, theirs = before.readings(), after.readings()
+    names = [n for n in (before.main_reference, *gammas.CLOCKS) if n in ours and n in theirs]
+    seed = int(before.config["probe"]["seed"])
+    return {
+        name: gammas.change(
+            ours[name]["model"], theirs[name]["model"], ours[name].get("genuine", ours[name]["model"]), seed
+        )
+        for name in names
+    }
 
 
 def answer(result: RunResult) -> dict[str, Any]:

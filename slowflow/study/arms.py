@@ -20,9 +20,9 @@ from slowflow.evaluating.engine import Sampling
 from slowflow.flow.model import FlowModel
 from slowflow.flow.samplers import SAMPLERS
 from slowflow.remedies import TrainingRemedy, make
+from slowflow.sweep.folder import BASE
 from slowflow.train.loop import TrainConfig
 
-BASE = "base"
 KEYS = ("name", "train", "sample", "sweep")
 NAME = re.compile(r"[a-z0-9][a-z0-9._+-]{0,79}")
 SAMPLING_REMEDIES = "slowflow.remedies.sampling"
