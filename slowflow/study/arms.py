@@ -12,7 +12,7 @@ import importlib.util
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from slowflow.errors import InputError
@@ -23,7 +23,7 @@ from slowflow.remedies import TrainingRemedy, make
 from slowflow.sweep.folder import BASE
 from slowflow.train.loop import TrainConfig
 
-KEYS = ("name", "train", "sample", "sweep")
+KEYS = ("name", "train", "sample", "sweep", "stage")
 NAME = re.compile(r"[a-z0-9][a-z0-9._+-]{0,79}")
 SAMPLING_REMEDIES = "slowflow.remedies.sampling"
 
@@ -37,13 +37,14 @@ class Arm:
         group: name of the table it was expanded from.
         train: `remedy` and its settings; None = the base as it is.
         sample: `sampler`, and `remedy` with its settings; None = as the study samples.
+        stage: arms of one stage are run together, seed by seed; stages one after the other.
     """
 
     name: str
     group: str
     train: dict[str, Any] | None = None
     sample: dict[str, Any] | None = None
-    swept: dict[str, Any] = field(default_factory=dict)
+    stage: int = 0
 
     @property
     def gamma(self) -> float | None:
@@ -81,7 +82,7 @@ def sampling_remedies() -> Any:
 def expand(tables: Sequence[Mapping[str, Any]], where: str) -> list[Arm]:
     """Every arm of the `[[arms]]` tables, in their order; `base` comes first by itself.
 
-    A table's `sweep` is a mapping from settings to lists; its arms are all combinations, the last setting fastest.
+    A table's `stage` is its place in the file unless it says otherwise. Its `sweep` is a mapping from settings to lists; its arms are all combinations, the last setting fastest.
 
     Args:
         tables: as they stand in the file.
@@ -91,8 +92,8 @@ def expand(tables: Sequence[Mapping[str, Any]], where: str) -> list[Arm]:
         InputError: an unknown key, a setting that belongs to the protocol, a name twice, or an unknown remedy.
     """
     arms = [Arm(BASE, BASE)]
-    for table in tables:
-        arms += _of_table(table, where)
+    for number, table in enumerate(tables, start=1):
+        arms += _of_table({"stage": number, **table}, where)
     names = [arm.name for arm in arms]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -109,9 +110,13 @@ def _of_table(table: Mapping[str, Any], where: str) -> list[Arm]:
     for key in table:
         if key not in KEYS:
             raise InputError(f"the arm '{name}' of {where} sets '{key}'{_why(key)}")
+    if type(table["stage"]) is not int:
+        raise InputError(f"'stage' of the arm '{name}' of {where} is {table['stage']!r}, expected a whole number")
     parts = {part: _part(table, part, name, where) for part in ("train", "sample")}
     if not any(parts.values()):
-        raise InputError(f"the arm '{name}' of {where} has neither a 'train' nor a 'sample' part; '{BASE}' is there anyway")
+        raise InputError(
+            f"the arm '{name}' of {where} has neither a 'train' nor a 'sample' part; '{BASE}' is there anyway"
+        )
     sweep = table.get("sweep", {})
     if not isinstance(sweep, dict) or any(not isinstance(values, list) or not values for values in sweep.values()):
         raise InputError(f"'sweep' of the arm '{name}' of {where} must map settings to lists of values")
@@ -121,7 +126,7 @@ def _of_table(table: Mapping[str, Any], where: str) -> list[Arm]:
         swept = dict(zip(sweep, values, strict=True))
         own = {**parts, part: {**(parts[part] or {}), **swept}}
         title = "-".join([name, *(_plain(value) for value in values)])
-        found.append(Arm(title, name, own["train"] or None, own["sample"] or None, swept))
+        found.append(Arm(title, name, own["train"] or None, own["sample"] or None, table["stage"]))
     return found
 
 

@@ -46,6 +46,15 @@ SCRATCH = ("posttrain", "evaluate-*", "measure")
 Progress = Callable[[int, str], None]
 
 
+def cost(protocol: Protocol, trained: bool) -> int:
+    """About how many network calls a cell takes; a gradient counts as `BACKWARD` of them."""
+    training = protocol.lengths[-1] * protocol.train.batch_size * (1 + BACKWARD) if trained else 0
+    looks = len(protocol.lengths) if trained else 1
+    judging = looks * protocol.sampling.samples * sum(protocol.sampling.steps)
+    probe = protocol.probe
+    return training + judging + (0 if probe is None else probe.samples * sum(probe.grids))
+
+
 @dataclass(frozen=True)
 class Shared:
     """What all cells of a study have in common.
@@ -105,11 +114,7 @@ class Cell:
 
     def cost(self) -> int:
         """About how many network calls it takes, for the remaining time."""
-        protocol = self.shared.protocol
-        trained = 0 if self.arm.train is None else protocol.lengths[-1] * protocol.train.batch_size * (1 + BACKWARD)
-        judged = len(self.lengths) * protocol.sampling.samples * sum(protocol.sampling.steps)
-        probe = protocol.probe
-        return trained + judged + (0 if probe is None else 2 * probe.samples * sum(probe.grids))
+        return cost(self.shared.protocol, self.arm.train is not None)
 
     def run(self, progress: Progress) -> None:
         """Finish the cell; returns at once when it is."""
@@ -122,7 +127,8 @@ class Cell:
             rows = [row for length in reached for row in self._rows(length, found[length])]
             draws = {key: value for length in reached for key, value in self._draws(length, found[length]).items()}
             atomic.write_bytes(folder.path / DRAWS, npz_bytes(draws))
-            folder.finish([DRAWS], {**self._facts(failed), "rows": rows, "lag": lag})
+            copied = {str(length): self._memorised(length, one) for length, one in found.items()}
+            folder.finish([DRAWS], {**self._facts(failed), "rows": rows, "lag": lag, "memorisation": copied})
         for pattern in SCRATCH:
             for leftover in folder.path.glob(pattern):
                 shutil.rmtree(leftover)
@@ -222,6 +228,11 @@ class Cell:
                 values = found.resampled(metric, armed.steps_for(budget))
                 draws[draw_key(metric, length, budget)] = values.astype(np.float32)
         return draws
+
+    def _memorised(self, length: int, found: Evaluation) -> dict[str, float]:
+        """How near samples come to training images, as a ratio to how near held-out images come, by step count."""
+        armed, by_steps = self.model(length), found.facts["memorisation"]
+        return {str(n): by_steps[str(armed.steps_for(n))]["ratio"] for n in self.shared.protocol.sampling.steps}
 
     def _facts(self, failed: dict[str, Any] | None) -> dict[str, Any]:
         """What the arm is, and what its training came to."""

@@ -9,7 +9,7 @@
     [train]     learning rate, batch, averages: as for posttrain, the same for every arm
     [sampling]  samples, steps, sampler: as for evaluate, the same for every arm
     [measure]   samples, steps, references: as for measure; left out, no lag is measured
-    [[arms]]    name, train, sample, sweep
+    [[arms]]    name, train, sample, sweep, stage
 
 The protocol is the identity of a study's folder; arms may be added to it later. `extends = "other.toml"` takes the
 protocol of another file, so that a file of further arms cannot differ from it.
@@ -75,7 +75,9 @@ class Protocol:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"seeds is {list(self.seeds)}, expected different whole numbers")
         if (self.model is None) == (self.base is None):
-            raise InputError("a study starts from a 'model' or from a recipe in [base.model] and [base.train]; give one")
+            raise InputError(
+                "a study starts from a 'model' or from a recipe in [base.model] and [base.train]; give one"
+            )
 
     def training(self, seed: int) -> TrainConfig:
         """Settings of one post-training."""
@@ -94,18 +96,12 @@ class Study:
     arms: tuple[Arm, ...] = field(default_factory=tuple)
 
     def cells(self) -> list[tuple[Arm, int]]:
-        """(arm, seed) in running order: table by table of the file, inside one seed by seed.
+        """(arm, seed) in running order: stage by stage, inside one seed by seed.
 
         A study that is stopped has then finished a whole sweep under few seeds rather than a few arms under all.
         """
-        groups = dict.fromkeys(arm.group for arm in self.arms)
-        return [
-            (arm, seed)
-            for group in groups
-            for seed in self.protocol.seeds
-            for arm in self.arms
-            if arm.group == group
-        ]
+        every = [(arm, seed) for seed in self.protocol.seeds for arm in self.arms]
+        return sorted(every, key=lambda cell: cell[0].stage)
 
 
 def read_study(path: str | Path) -> Study:
@@ -120,9 +116,12 @@ def read_study(path: str | Path) -> Study:
     if "extends" in content:
         base = content.pop("extends")
         if content:
-            raise InputError(f"{path} extends {base} and sets '{next(iter(content))}'; such a file may only add [[arms]]")
+            raise InputError(
+                f"{path} extends {base} and sets '{next(iter(content))}'; such a file may only add [[arms]]"
+            )
         first = read_study(path.parent / str(base))
-        more = expand(tables, str(path))[1:]
+        last = max(arm.stage for arm in first.arms)
+        more = [replace(arm, stage=last + arm.stage) for arm in expand(tables, str(path))[1:]]
         known = {arm.name for arm in first.arms}
         twice = next((arm.name for arm in more if arm.name in known), None)
         if twice is not None:
@@ -134,7 +133,9 @@ def read_study(path: str | Path) -> Study:
 def _protocol(content: dict[str, Any], path: Path) -> Protocol:
     for key in content:
         if key not in (*PLAIN, *SECTIONS):
-            raise InputError(f"unknown setting '{key}' in {path} (known: {', '.join((*PLAIN, *SECTIONS))}, arms, extends)")
+            raise InputError(
+                f"unknown setting '{key}' in {path} (known: {', '.join((*PLAIN, *SECTIONS))}, arms, extends)"
+            )
         if key in SECTIONS and not isinstance(content[key], dict):
             raise InputError(f"'{key}' in {path} is {content[key]!r}, expected a section [{key}]")
     plain = from_mapping(_Plain, {key: content[key] for key in PLAIN if key in content}, str(path))

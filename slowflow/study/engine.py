@@ -27,7 +27,7 @@ from slowflow.flow.model import FlowModel
 from slowflow.io import atomic
 from slowflow.io.run import RunFolder
 from slowflow.study.arms import Arm
-from slowflow.study.cell import Cell, Shared
+from slowflow.study.cell import Cell, Shared, cost
 from slowflow.study.config import Protocol, Study
 from slowflow.sweep.folder import BASE, StudyResult
 from slowflow.train.loop import check_data
@@ -121,6 +121,14 @@ def _refuse_unfit(arm: Arm, base: FlowModel) -> None:
         arm.around(base)
     except InputError as error:
         raise InputError(f"the arm '{arm.name}' does not fit '{base.name}': {error}") from error
+
+
+def planned(study: Study) -> list[dict[str, Any]]:
+    """Every cell in running order with its cost in network calls; opens nothing."""
+    return [
+        {"arm": arm.name, "seed": seed, "calls": cost(study.protocol, arm.train is not None)}
+        for arm, seed in study.cells()
+    ]
 
 
 def summary(result: StudyResult) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from slowflow.errors import InputError
-from slowflow.io.run import read_json, whole_manifest
+from slowflow.io.run import read_json, read_manifest, verify
 
 DRAWS = "draws.npz"
 COLUMNS = (
@@ -37,12 +37,14 @@ class StudyResult:
     Args:
         path: its folder.
         protocol: what every arm shares, in plain values.
-        cells: manifests of the finished cells, in running order where the study recorded it.
+        cells: results of the finished cells, in running order where the study recorded it.
+        identity: hashes of the base, the data and the features.
     """
 
     path: Path
     protocol: dict[str, Any]
     cells: list[dict[str, Any]]
+    identity: dict[str, Any] = field(default_factory=dict)
     _draws: dict[tuple[str, int], dict[str, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -58,10 +60,11 @@ class StudyResult:
         order = read_json(path / "plan.json") if (path / "plan.json").exists() else []
         names = [cell_folder(path, arm, seed) for arm, seed in order]
         more = sorted(p.parent for p in path.glob("arms/*/manifest.json") if p.parent not in names)
-        found = [whole_manifest(p, "arm") for p in [*names, *more] if (p / "manifest.json").exists()]
+        found = [_whole(p, path) for p in [*names, *more] if (p / "manifest.json").exists()]
         if not found:
             raise InputError(f"no arm of the study {path} is finished yet; repeat the command that made it")
-        return cls(path, read_json(path / "config.json")["config"], [one["result"] for one in found])
+        shared = {key: found[0]["config"][key] for key in ("model", "data_sha256", "features_sha256")}
+        return cls(path, read_json(path / "config.json")["config"], [one["result"] for one in found], shared)
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -118,6 +121,13 @@ class StudyResult:
         if key not in self._draws[arm, seed]:
             raise InputError(f"the arm '{arm}' has no {metric} at {length} steps of training and {budget} of sampling")
         return self._draws[arm, seed][key]
+
+
+def _whole(cell: Path, study: Path) -> dict[str, Any]:
+    manifest = read_manifest(cell, "arm")
+    if verify(cell):
+        raise InputError(f"{cell} is damaged (a hash differs); repeat the command that made {study}")
+    return manifest
 
 
 def is_study(path: str | Path) -> bool:
