@@ -47,7 +47,7 @@ class Comparison:
     @property
     def before(self) -> Measurement:
         """The first measurement."""
-        return list(self.measurements.values())[0]
+        return next(iter(self.measurements.values()))
 
     @property
     def after(self) -> Measurement:

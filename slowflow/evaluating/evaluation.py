@@ -18,10 +18,10 @@ from slowflow.errors import InputError
 from slowflow.evaluating import coverage, frechet
 from slowflow.io import checkpoint
 from slowflow.io.run import whole_manifest
+from slowflow.records import HIGHER_IS_BETTER as HIGHER_IS_BETTER
 from slowflow.records import Estimate
 
 RESAMPLES = 500
-HIGHER_IS_BETTER = {"fd": False, "density": True, "coverage": True, "agreement": True}
 
 
 def feature_file(key: int | str) -> str:

@@ -82,7 +82,8 @@ def sampling_remedies() -> Any:
 def expand(tables: Sequence[Mapping[str, Any]], where: str) -> list[Arm]:
     """Every arm of the `[[arms]]` tables, in their order; `base` comes first by itself.
 
-    A table's `stage` is its place in the file unless it says otherwise. Its `sweep` is a mapping from settings to lists; its arms are all combinations, the last setting fastest.
+    A table's `stage` is its place in the file unless it says otherwise. Its `sweep` maps settings to lists of values; its
+    arms are all combinations, the last setting fastest.
 
     Args:
         tables: as they stand in the file.
