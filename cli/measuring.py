@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 from slowflow_cli import shared as s
 
+from slowflow.errors import InputError
+
 REFERENCES = (
     "own, paired, paired-late, nearest, fresh, inverted, level, clocks, ... (slowflow ls references); repeatable."
 )
@@ -135,6 +137,8 @@ def say_fit(output: s.Output, fit: Any) -> None:
     """gamma and verdict for people."""
     output.say(f"verdict: {fit.verdict}: {fit.reason}")
     output.say(f"gamma {fit.gamma:.3f} (method: {fit.method}; {fit.time})")
+    if fit.chosen:
+        output.say(f"  {fit.chosen}")
     for name, estimate in fit.estimates.items():
         output.say(f"  {name:<16} {estimate}")
     if fit.log_snr_gap is not None:
@@ -146,17 +150,67 @@ def say_fit(output: s.Output, fit: Any) -> None:
 
 def suggest(
     run: Annotated[Path, typer.Argument(help="A measurement, or the folder of a whole run.")],
+    method: Annotated[
+        str, typer.Option(help="auto, band, excess, or pilot: short post-trainings within --budget network calls.")
+    ] = "auto",
     reference: Annotated[str | None, typer.Option(help="Read gamma from this reference instead.")] = None,
+    budget: Annotated[int, typer.Option(help="pilot: network calls it may take.")] = 0,
+    features: Annotated[str, typer.Option(help="pilot: what the metric is measured in.")] = "pixels",
+    metric: Annotated[str, typer.Option(help="pilot: fd, density, coverage or agreement.")] = "fd",
+    lr: Annotated[float, typer.Option(help="pilot: learning rate after warm-up.")] = 2e-4,
+    samples: Annotated[int, typer.Option(help="pilot: samples a look.")] = 500,
+    steps: Annotated[int, typer.Option(help="pilot: intervals of a look.")] = 20,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="pilot: run folder; default: pilot inside the measurement.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="pilot: MODEL, where it is not where it was when measured.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="pilot: DATA, where it is not where it was.")] = None,
+    seed: s.Seed = 0,
+    threads: s.Threads = 0,
     json: s.Json = False,
+    quiet: s.Quiet = False,
     debug: s.Debug = False,
 ) -> None:
     """gamma by every estimator with its interval, the recommended one, and a verdict."""
-    output = s.Output(json, quiet=True)
+    output = s.Output(json, quiet)
     from slowflow.config import canonical
     from slowflow.results import RunResult
 
-    result = RunResult.load(run)
-    fit = result.fit if reference is None else next(iter(result.measurements.values())).suggest(reference)
+    measured = RunResult.load(run).measured
+    if method != "pilot":
+        fit = measured.suggest(reference, method=method)
+    else:
+        if budget < 1:
+            raise InputError("--method pilot needs --budget, the network calls it may take (say 2000000)")
+        where, precision = s.setup(threads)
+        from dataclasses import replace
+
+        from slowflow.data.open import open_data
+        from slowflow.evaluating.engine import Sampling
+        from slowflow.evaluating.features import open_features
+        from slowflow.study.pilot import PilotConfig, pilot
+
+        asked = measured.asked(model=model, data=data)
+        names = ("model", "family", "factory", "interpolant", "prediction", "heads")
+        opened = s.open_model(*(asked[name] for name in names), where, precision)
+        usual = PilotConfig(budget=budget)
+        settings = PilotConfig(
+            budget=budget,
+            metric=metric,
+            seeds=(seed, seed + 1),
+            sampling=Sampling(samples=samples, steps=(steps,), seed=2000 + seed),
+            train=replace(usual.train, lr=lr, lr_final=lr),
+            heldout=float(measured.config["data"]["heldout"]),
+        )
+        images = open_data(asked["data"], classes=opened.model.classes)
+        judged = open_features(features, opened.model.shape)
+        folder = out or measured.path / "pilot"
+        output.say(f"piloting into {folder}")
+        found = pilot(opened.model, images, judged, settings, folder, progress=output.progress("pilot"))
+        for rung in found.rungs:
+            pairs = ", ".join(f"{g:g}: {v:.3f}" for g, v in zip(rung["gammas"], rung["means"], strict=True))
+            output.say(f"  {rung['length']} steps, {metric} by gamma: {pairs}")
+        fit = found.over(measured.suggest(reference))
     say_fit(output, fit)
     output.answer(canonical(fit))
 

@@ -85,10 +85,15 @@ def measure(
     return _measure(model, images, probe or Probe(), out, heldout=heldout, model_id=identified, reopen=asked)
 
 
-def suggest(measurement: Measurement | str | Path) -> GammaFit:
-    """gamma with intervals and a verdict, from a measurement or its folder."""
+def suggest(measurement: Measurement | str | Path, *, method: str = "auto") -> GammaFit:
+    """gamma with intervals and a verdict, from a measurement or its folder.
+
+    Args:
+        measurement: what `measure` returned, or its folder.
+        method: whose gamma is recommended: auto, band or excess. (pilot trains: `slowflow.study.pilot.pilot`.)
+    """
     found = measurement if isinstance(measurement, Measurement) else Measurement.load(measurement)
-    return found.suggest()
+    return found.suggest(method=method)
 
 
 def post_train(

@@ -119,7 +119,7 @@ class GammaFit:
 
     Args:
         gamma: the recommended width of the slowed interval, in [0, 1].
-        method: the estimator it comes from: band or excess.
+        method: the estimator it comes from: band, excess or pilot.
         estimates: every estimator by name.
         verdict: none detectable, detected, steps dominate, off path or fast.
         reason: one sentence.
@@ -131,6 +131,7 @@ class GammaFit:
         curve: rows (t, gamma(t), low, high), each time by itself. isotonic: rows (t, gamma(t)) whose lag never shrinks.
         tests: `reading: law` -> squared error on trajectories left out, as a share of predicting no lag.
         laws: reading -> the law that wins: none, gamma t, c h, or gamma t + c h.
+        chosen: why this estimator, one sentence.
     """
 
     gamma: float
@@ -149,3 +150,4 @@ class GammaFit:
     isotonic: tuple[tuple[float, float], ...] = ()
     tests: dict[str, float] = field(default_factory=dict)
     laws: dict[str, str] = field(default_factory=dict)
+    chosen: str = ""

@@ -12,6 +12,7 @@ instead, which knows nothing of training.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
@@ -60,13 +61,37 @@ class Sweep:
         """Index of the gamma with the lowest mean."""
         return int(np.argmin(self.mean))
 
+    @cached_property
+    def variance(self) -> tuple[float, float]:
+        """(variance of e, its degrees of freedom) of a table with two seeds or more.
+
+        A few seeds can agree by chance; the paired bootstrap says how much samples alone make them differ, and the variance
+        is never taken to be smaller. Where the bootstrap decides, its freedom counts as infinite.
+        """
+        k, s = self.values.shape
+        rest = self.values - self.values.mean(axis=1, keepdims=True) - self.values.mean(axis=0) + self.values.mean()
+        found = float((rest**2).sum() / ((k - 1) * (s - 1)))
+        inside = float((self.draws - self.draws.mean(axis=0)).var(axis=2, ddof=1).sum() / ((k - 1) * s))
+        return (found, float((k - 1) * (s - 1))) if found > inside else (inside, np.inf)
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom behind the covariance."""
+        return np.inf if self.seeds == 1 else self.variance[1]
+
     def covariance(self) -> Float[np.ndarray, "gamma gamma"]:
         """Of the means, up to a part that all gammas share and that no difference sees."""
-        k, s = self.values.shape
-        if s == 1:
+        if self.seeds == 1:
             return np.atleast_2d(np.cov(self.draws[:, 0, :]))
-        rest = self.values - self.values.mean(axis=1, keepdims=True) - self.values.mean(axis=0) + self.values.mean()
-        return np.eye(k) * float((rest**2).sum() / ((k - 1) * (s - 1))) / s
+        return np.eye(len(self.gammas)) * self.variance[0] / self.seeds
+
+    def errors(self, draw: np.random.Generator, size: tuple[int, ...]) -> Float[np.ndarray, "*size gamma"]:
+        """Errors of the means, normal, their scale as uncertain as the freedom says (one scale a first index)."""
+        found = draw.multivariate_normal(np.zeros(len(self.gammas)), self.covariance(), size=size, method="eigh")
+        if np.isinf(self.freedom):
+            return np.asarray(found)
+        scale = np.sqrt(self.freedom / draw.chisquare(self.freedom, size=size[0]))
+        return np.asarray(found * scale.reshape(-1, *[1] * len(size)))
 
     def weights(self, gamma: float) -> Float[np.ndarray, " gamma"]:
         """Weights that read a value at `gamma` off the sweep: linear between neighbours, no reading outside it.

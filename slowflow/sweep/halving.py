@@ -106,14 +106,17 @@ def doubt(seen: list[Sweep], pick: float, seed: int = 0) -> Doubt:
 
 
 def _posterior(sweep: Sweep, draw: np.random.Generator) -> np.ndarray:
-    """Draws of the truths [DRAWN, gamma] given the rung's means: empirical Bayes, normal with normal."""
-    mean, noise = sweep.mean, sweep.covariance()
-    k = len(mean)
+    """Draws of the truths [DRAWN, gamma] given the rung's means: empirical Bayes, normal with normal.
+
+    A truth drawn from the prior and an error drawn from the noise make a mean; the draw is corrected by what that mean
+    misses (Matheron's rule), which keeps an uncertain scale of the noise uncertain.
+    """
+    mean, k = sweep.mean, len(sweep.mean)
     centre = np.eye(k) - 1.0 / k  # what all candidates share moves no comparison
-    noise = centre @ noise @ centre
+    noise = centre @ sweep.covariance() @ centre
     spread = max(float(mean.var(ddof=1)) - float(np.trace(noise)) / (k - 1), 0.0)
     gain = spread * centre @ np.linalg.pinv(spread * centre + noise)
-    covariance = spread * centre - gain @ (spread * centre)
-    jitter = 1e-12 * (1.0 + float(np.trace(noise)))  # a tie in truth counts as a toss, not as certainty
-    covariance = 0.5 * (covariance + covariance.T) + jitter * np.eye(k)
-    return np.asarray(draw.multivariate_normal(gain @ (mean - mean.mean()), covariance, size=DRAWN, method="eigh"))
+    prior = np.sqrt(spread) * draw.standard_normal((DRAWN, k)) @ centre
+    missed = (mean - mean.mean()) - prior - sweep.errors(draw, (DRAWN,)) @ centre
+    tie = 1e-9 * np.sqrt(np.trace(noise)) * draw.standard_normal((DRAWN, k))  # a tie in truth is a toss, not a certainty
+    return np.asarray(prior + missed @ gain + tie)

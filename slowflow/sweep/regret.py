@@ -110,27 +110,16 @@ def _split(values: np.ndarray, at: np.ndarray) -> np.ndarray:
     return np.asarray((np.einsum("g,wgs->ws", at, values) - chosen).mean(axis=1))
 
 
-def _freedom(sweep: Sweep) -> float:
-    """Degrees of freedom behind the covariance; a bootstrap's count as many."""
-    k, s = sweep.values.shape
-    return float((k - 1) * (s - 1)) if s > 1 else np.inf
-
-
 def _half(sweep: Sweep, contrast: np.ndarray) -> float:
     """Half-width of the 95 % interval of a weighted difference of means."""
-    freedom = _freedom(sweep)
-    quantile = stats.norm.ppf(0.975) if np.isinf(freedom) else stats.t.ppf(0.975, freedom)
+    quantile = stats.norm.ppf(0.975) if np.isinf(sweep.freedom) else stats.t.ppf(0.975, sweep.freedom)
     return float(quantile * np.sqrt(max(contrast @ sweep.covariance() @ contrast, 0.0)))
 
 
 def _redrawn(sweep: Sweep, draw: np.random.Generator) -> np.ndarray:
-    """Tables [REDRAWN, gamma, seed] around the means, normal, their scale as uncertain as its freedom says."""
-    k, s = sweep.values.shape
-    covariance, freedom = s * sweep.covariance(), _freedom(sweep)
-    errors = draw.multivariate_normal(np.zeros(k), covariance, size=(REDRAWN, s), method="eigh").transpose(0, 2, 1)
-    if np.isfinite(freedom):
-        errors = errors * np.sqrt(freedom / draw.chisquare(freedom, size=(REDRAWN, 1, 1)))
-    return np.asarray(sweep.mean[:, None] + errors)
+    """Tables [REDRAWN, gamma, seed] around the means."""
+    errors = sweep.errors(draw, (REDRAWN, sweep.seeds)) * np.sqrt(sweep.seeds)
+    return np.asarray(sweep.mean[:, None] + errors.transpose(0, 2, 1))
 
 
 def regret_table(
