@@ -74,7 +74,7 @@ def compare(*runs: str | Path | Measurement | Evaluation | StudyResult, against:
     Raises:
         InputError: nothing to compare, kinds that do not go together, or unlike protocols: the message says in what.
     """
-    studies = [run if isinstance(run, StudyResult) else StudyResult.load(run) for run in runs if _holds_study(run)]
+    studies = [found for run in runs if (found := _study(run)) is not None]
     if studies and len(studies) < len(runs):
         raise InputError("studies can be compared with studies only; leave the other runs out")
     if studies:
@@ -83,8 +83,10 @@ def compare(*runs: str | Path | Measurement | Evaluation | StudyResult, against:
     return _of_runs(RunResult.load(*paths), against)
 
 
-def _holds_study(run: Any) -> bool:
-    return isinstance(run, StudyResult) or (isinstance(run, str | Path) and is_study(run))
+def _study(run: Any) -> StudyResult | None:
+    if isinstance(run, str | Path):
+        return StudyResult.load(run) if is_study(run) else None
+    return run if isinstance(run, StudyResult) else None
 
 
 def _of_runs(result: RunResult, against: str | None) -> Comparison:
@@ -176,7 +178,7 @@ def _row(arm: str, metric: str, steps: int, nfe: int, found: Estimate) -> dict[s
 def _of_studies(studies: Sequence[StudyResult], against: str | None) -> Comparison:
     """The arms of one study, or of several with the same protocol."""
     for other in studies[1:]:
-        lines = [line for line in differences(*(_meaning(one) for one in (studies[0], other)))]
+        lines = differences(_meaning(studies[0]), _meaning(other))
         if lines:
             raise InputError(f"{studies[0].path} and {other.path} differ in {lines[0]}")
     tables, between = [], []

@@ -3,69 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
-
-import numpy as np
 
 from slowflow.evaluating.engine import Sampling
 from slowflow.flow.count import network_calls
-from slowflow.flow.generate import final_states
 from slowflow.flow.model import FlowModel
-from slowflow.study.arms import Arm
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Armed:
     """What an arm samples from.
 
     Args:
-        inner: the trained model.
-        model: the same with the arm's sampling remedy around it.
-        arm: whose it is.
+        model: the trained model.
+        sampler: the arm's.
         usual: how the study samples.
+        correction: the arm's sampling remedy, None for none.
     """
 
-    inner: FlowModel
     model: FlowModel
-    arm: Arm
+    sampler: str
     usual: Sampling
+    correction: Any = None
 
     @property
-    def sampler(self) -> str:
-        """The arm's sampler."""
-        return self.arm.sampler(self.usual.sampler)
+    def extra(self) -> dict[str, Any]:
+        """The correction as an argument of whatever samples, counts or measures."""
+        return {} if self.correction is None else {"remedy": self.correction}
 
-    @cache  # noqa: B019 - lives as long as its arm is looked at
     def steps_for(self, budget: int) -> int:
         """Intervals of the arm's sampler that cost no more network calls than the study's at `budget` intervals.
 
         At least one, even where that costs more; rows carry what was really called.
         """
-        if self.arm.sample is None:
+        if not self.extra and self.sampler == self.usual.sampler:
             return budget
-        usual = self.usual
-        allowed = network_calls(self.inner, usual.sampler, budget, guidance=usual.guidance, shift=usual.shift)
-        steps = budget
+        usual, steps = self.usual, budget
+        allowed = network_calls(self.model, usual.sampler, budget, guidance=usual.guidance, shift=usual.shift)
         while steps > 1 and self.calls(steps) > allowed:
             steps = max(min(steps - 1, steps * allowed // self.calls(steps)), 1)
         return steps
 
-    @cache  # noqa: B019
     def calls(self, steps: int) -> int:
-        """Network calls of one sample, counted on the trained network itself, whatever is wrapped around it."""
-        how = {"guidance": self.usual.guidance, "shift": self.usual.shift}
-        if self.model is self.inner:
-            return network_calls(self.model, self.sampler, steps, **how)
-        seen = 0
-
-        def count(net: Any, arguments: tuple[Any, ...], out: Any) -> None:
-            nonlocal seen
-            seen += len(arguments[0])
-
-        handle = self.inner.net.register_forward_hook(count)
-        try:
-            final_states(self.model, np.array([0]), steps=steps, method=self.sampler, **how)
-        finally:
-            handle.remove()
-        return seen * self.inner.calls
+        """Network calls of one sample, those of the correction included."""
+        usual = self.usual
+        return network_calls(self.model, self.sampler, steps, guidance=usual.guidance, shift=usual.shift, **self.extra)

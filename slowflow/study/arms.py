@@ -7,8 +7,6 @@ same for all arms; an arm that asks for its own is refused.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -17,15 +15,13 @@ from typing import Any
 
 from slowflow.errors import InputError
 from slowflow.evaluating.engine import Sampling
-from slowflow.flow.model import FlowModel
 from slowflow.flow.samplers import SAMPLERS
-from slowflow.remedies import TrainingRemedy, make
+from slowflow.study import making
 from slowflow.sweep.folder import BASE
 from slowflow.train.loop import TrainConfig
 
 KEYS = ("name", "train", "sample", "sweep", "stage")
 NAME = re.compile(r"[a-z0-9][a-z0-9._+-]{0,79}")
-SAMPLING_REMEDIES = "slowflow.remedies.sampling"
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,8 @@ class Arm:
         name: of its folders and its rows.
         group: name of the table it was expanded from.
         train: `remedy` and its settings; None = the base as it is.
-        sample: `sampler`, and `remedy` with its settings; None = as the study samples.
+        sample: `sampler`, and `remedy` with its settings; None = as the study samples. In both, `measured = true` takes what
+            is not set from the measurement of the base.
         stage: arms of one stage are run together, seed by seed; stages one after the other.
     """
 
@@ -52,31 +49,14 @@ class Arm:
         value = (self.train or {}).get("gamma")
         return None if value is None else float(value)
 
-    def remedy(self) -> TrainingRemedy | None:
-        """The training remedy, made from its settings."""
-        return None if self.train is None else make(self.train["remedy"], _settings(self.train))
-
     def sampler(self, usual: str) -> str:
         """Its own sampler, or the study's."""
         return str((self.sample or {}).get("sampler", usual))
 
-    def around(self, model: FlowModel) -> FlowModel:
-        """The model with the arm's sampling remedy around it."""
-        if self.sample is None or "remedy" not in self.sample:
-            return model
-        settings = {key: value for key, value in _settings(self.sample).items() if key != "sampler"}
-        return sampling_remedies().make(self.sample["remedy"], settings).around(model)
-
-
-def sampling_remedies() -> Any:
-    """The package of sampling remedies.
-
-    Raises:
-        InputError: this SlowFlow has none.
-    """
-    if importlib.util.find_spec(SAMPLING_REMEDIES) is None:
-        raise InputError("this SlowFlow has no sampling remedies; an arm's 'sample' can only name a sampler")
-    return importlib.import_module(SAMPLING_REMEDIES)
+    @property
+    def wants_measurement(self) -> bool:
+        """True when a part of it is made from the measurement of the base."""
+        return making.wants_measurement(self.train) or making.wants_measurement(self.sample)
 
 
 def expand(tables: Sequence[Mapping[str, Any]], where: str) -> list[Arm]:
@@ -147,14 +127,8 @@ def _checked(arm: Arm, where: str) -> None:
             if key in _protocol_fields() and key != "sampler" and (part is arm.train or "remedy" not in (part or {})):
                 raise InputError(f"the arm '{arm.name}' of {where} sets '{key}'{_why(key)}")
     try:
-        arm.remedy()
-        if arm.sample is not None:
-            SAMPLERS.get(arm.sampler("euler"))
-            settings = {k: v for k, v in _settings(arm.sample).items() if k != "sampler"}
-            if "remedy" in arm.sample:
-                sampling_remedies().make(arm.sample["remedy"], settings)
-            elif settings:
-                raise InputError(f"'{next(iter(settings))}' is a setting of no sampling remedy: none is named")
+        making.check(arm.train, arm.sample)
+        SAMPLERS.get(arm.sampler("euler"))
     except InputError as error:
         raise InputError(f"the arm '{arm.name}' of {where}: {error}") from error
 
@@ -167,10 +141,6 @@ def _why(key: str) -> str:
     if key in _protocol_fields():
         return ", but every arm has the same: it belongs to the protocol ([train], [sampling] or the top of the file)"
     return f"; expected {', '.join(KEYS)}"
-
-
-def _settings(part: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in part.items() if key != "remedy"}
 
 
 def _plain(value: Any) -> str:

@@ -34,6 +34,7 @@ from slowflow.io.run import RunFolder, read_manifest
 from slowflow.measuring.engine import measure
 from slowflow.measuring.measurement import Measurement
 from slowflow.results import lag_changes
+from slowflow.study import making
 from slowflow.study.armed import Armed
 from slowflow.study.arms import Arm
 from slowflow.study.config import Protocol
@@ -139,7 +140,7 @@ class Cell:
 
     def _train(self, progress: Progress) -> dict[str, Any] | None:
         """Post-train to the longest length; what went wrong, None when nothing did."""
-        remedy, protocol = self.arm.remedy(), self.shared.protocol
+        remedy, protocol = making.training(self.arm.train, self._measured), self.shared.protocol
         if remedy is None:
             return None
         per_step = protocol.train.batch_size * (1 + BACKWARD)
@@ -161,14 +162,23 @@ class Cell:
             return {"step": error.step, "message": str(error).replace(str(self.path), self.arm.name)}
         return None
 
-    def model(self, length: int) -> Armed:
-        """The model of one length, with the arm's sampling remedy around it."""
-        base = self.shared.base
-        inner = base if length == 0 else with_weights(base, snapshot_file(self.path / "posttrain", length))
-        return Armed(inner, self.arm.around(inner), self.arm, self.shared.protocol.sampling)
+    def armed(self, length: int) -> Armed:
+        """The model of one length, as this arm samples it."""
+        shared = self.shared
+        model = shared.base
+        if length:
+            model = with_weights(model, snapshot_file(self.path / "posttrain", length))
+        correction = making.sampling(self.arm.sample, self._measured, shared.base, shared.data)
+        usual = shared.protocol.sampling
+        return Armed(model, self.arm.sampler(usual.sampler), usual, correction)
+
+    @cached_property
+    def _measured(self) -> Measurement | None:
+        """The measurement of the base, for an arm that is made from it."""
+        return Measurement.load(self.shared.base_measure) if self.arm.wants_measurement else None
 
     def _evaluate(self, length: int, progress: Progress) -> Evaluation:
-        protocol, armed = self.shared.protocol, self.model(length)
+        protocol, armed = self.shared.protocol, self.armed(length)
         drawing = protocol.drawing(self.seed)
         steps = tuple(dict.fromkeys(armed.steps_for(budget) for budget in drawing.steps))
         done = self.cost() - len(self.lengths) * drawing.samples * sum(drawing.steps)
@@ -177,10 +187,11 @@ class Cell:
             armed.model,
             self.shared.data,
             self.shared.features,
-            replace(drawing, steps=steps, sampler=self.arm.sampler(drawing.sampler)),
+            replace(drawing, steps=steps, sampler=armed.sampler),
             self.path / f"evaluate-{length:07d}",
             heldout=protocol.heldout,
             model_id={**self.shared.base_id, "arm": self.arm.name, "seed": self.seed, "length": length},
+            **armed.extra,
             progress=lambda some, _, note: progress(done + some, f"length {length}, {note}"),
         )
 
@@ -193,14 +204,16 @@ class Cell:
         usual = self.arm.sampler(protocol.probe.sampler)
         if usual != protocol.probe.sampler:
             return {}  # another sampler has another protocol; its lag is not comparable with the base's
+        armed = self.armed(length)
         found = measure(
-            self.model(length).model,
+            armed.model,
             shared.data,
             protocol.probe,
             shared.base_measure if untouched else self.path / "measure",
             heldout=protocol.heldout,
             model_id=shared.base_id if untouched else {**shared.base_id, "arm": self.arm.name, "seed": self.seed},
             nulls_from=None if untouched else shared.base_measure,
+            **armed.extra,
             progress=lambda done, total, note: progress(self.cost(), f"measuring, {note}"),
         )
         fit = found.suggest()
@@ -210,7 +223,7 @@ class Cell:
         return lag | {"change": {} if untouched else canonical(lag_changes(before, found))}
 
     def _rows(self, length: int, found: Evaluation) -> list[dict[str, Any]]:
-        armed, rows = self.model(length), []
+        armed, rows = self.armed(length), []
         for budget in self.shared.protocol.sampling.steps:
             steps = armed.steps_for(budget)
             nfe = armed.calls(steps)
@@ -222,7 +235,7 @@ class Cell:
         return rows
 
     def _draws(self, length: int, found: Evaluation) -> dict[str, np.ndarray]:
-        armed, draws = self.model(length), {}
+        armed, draws = self.armed(length), {}
         for budget in self.shared.protocol.sampling.steps:
             for metric in found.metrics:
                 values = found.resampled(metric, armed.steps_for(budget))
@@ -231,7 +244,7 @@ class Cell:
 
     def _memorised(self, length: int, found: Evaluation) -> dict[str, float]:
         """How near samples come to training images, as a ratio to how near held-out images come, by step count."""
-        armed, by_steps = self.model(length), found.facts["memorisation"]
+        armed, by_steps = self.armed(length), found.facts["memorisation"]
         return {str(n): by_steps[str(armed.steps_for(n))]["ratio"] for n in self.shared.protocol.sampling.steps}
 
     def _facts(self, failed: dict[str, Any] | None) -> dict[str, Any]:
@@ -239,7 +252,7 @@ class Cell:
         trained: dict[str, Any] = {}
         if self.arm.train is not None and failed is None:
             result = read_manifest(self.path / "posttrain", "posttrain")["result"]
-            trained = {key: result[key] for key in ("steps", "rows", "loss")}
+            trained = {key: result[key] for key in ("steps", "rows", "network_calls", "loss") if key in result}
         return {
             "arm": self.arm.name,
             "group": self.arm.group,

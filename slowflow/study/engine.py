@@ -26,6 +26,7 @@ from slowflow.families.open import direction_test, identity, open_model
 from slowflow.flow.model import FlowModel
 from slowflow.io import atomic
 from slowflow.io.run import RunFolder
+from slowflow.study import making
 from slowflow.study.arms import Arm
 from slowflow.study.cell import Cell, Shared, cost
 from slowflow.study.config import Protocol, Study
@@ -58,7 +59,7 @@ def run_study(
     folder = RunFolder(out, "study", study.protocol)
     shared = _shared(study.protocol, folder.path, progress)
     for arm in study.arms:
-        _refuse_unfit(arm, shared.base)
+        _refuse_unfit(arm, shared.base, study.protocol)
     cells = [Cell(shared, arm, seed) for arm, seed in study.cells()]
     atomic.write_json(folder.path / "plan.json", [[cell.arm.name, cell.seed] for cell in cells])
     # the base is measured first: every other lag is a difference from it
@@ -112,13 +113,18 @@ def _shared(protocol: Protocol, path: Path, progress: Progress | None) -> Shared
     return Shared(path, protocol, base, identity(base), data, open_features(protocol.features, base.shape))
 
 
-def _refuse_unfit(arm: Arm, base: FlowModel) -> None:
-    """Refuse, before anything is run, a remedy that this family cannot support."""
-    remedy = arm.remedy()
+def _refuse_unfit(arm: Arm, base: FlowModel, protocol: Protocol) -> None:
+    """Refuse, before anything is run, a remedy that this base or this study cannot support."""
+    if arm.wants_measurement:
+        if protocol.probe is None:
+            raise InputError(
+                f"the arm '{arm.name}' is made from the measurement of the base: the study needs a [measure]"
+            )
+        return
     try:
+        remedy = making.training(arm.train, None)
         if remedy is not None:
             remedy.bound(base)
-        arm.around(base)
     except InputError as error:
         raise InputError(f"the arm '{arm.name}' does not fit '{base.name}': {error}") from error
 

@@ -109,7 +109,8 @@ class Pick:
         chosen = (
             f"pilot: best {self.metric} of {len(self.rungs[0]['gammas'])} gammas after short post-trainings of up to "
             f"{self.rungs[-1]['length']} steps ({self.calls:,} network calls); the chance that another candidate is better "
-            f"is {'below 1%' if self.wrong < 0.01 else f'{self.wrong:.0%}'}, at an expected cost of {self.loss:.3g} in {self.metric}; {self.split}"
+            f"is {'below 1%' if self.wrong < 0.01 else f'{self.wrong:.0%}'}, at an expected cost of {self.loss:.3g} in "
+            f"{self.metric}; {self.split}"
         )
         estimates = {**fit.estimates, "pilot": self.estimate}
         return replace(fit, gamma=self.gamma, method="pilot", estimates=estimates, chosen=chosen)
@@ -219,7 +220,8 @@ def _halved(
     work: _Work, plan: list[halving.Rung], per_step: int, per_look: int, progress: Progress | None
 ) -> list[Sweep]:
     """Every rung; a rung that is on disk is read back."""
-    config, seen = work.config, []
+    config = work.config
+    seen: list[Sweep] = []
     sign = -1.0 if HIGHER_IS_BETTER[config.metric] else 1.0
     alive, done, reached = np.array(config.gammas), 0, 0
     total = halving.calls(plan, len(config.seeds), per_step, per_look)
@@ -228,7 +230,7 @@ def _halved(
             alive = seen[-1].gammas[halving.survivors(seen[-1], rung.candidates)]
         file = work.path / f"rung-{number}.json"
         if not file.exists():
-            looks = []
+            looks: list[list[tuple[float, list[float]]]] = []
             for gamma in alive.tolist():
                 looks.append([])
                 for seed in config.seeds:

@@ -118,10 +118,11 @@ def sweep_of(result: StudyResult, metric: str, length: int, budget: int, group: 
         & (rows["budget"] == budget)
         & rows["gamma"].notna()
     ]
-    arms = {float(g): str(part["arm"].iloc[0]) for g, part in here.groupby("gamma")}
+    arms = {float(g): str(arm) for g, arm in here[["gamma", "arm"]].itertuples(index=False)}
     if len(arms) < 2:
         raise InputError(f"{result.path} has no sweep of '{group}' at {length} steps: {len(arms)} gammas are finished")
-    seeds = [int(s) for s, part in here.groupby("seed") if part["gamma"].nunique() == len(arms)]
+    had = here.groupby("seed")["gamma"].nunique()
+    seeds = [int(s) for s in had.index[had == len(arms)].tolist()]
     if not seeds:
         raise InputError(f"{result.path}: no seed of '{group}' is finished for every gamma yet")
     sign = -1.0 if HIGHER_IS_BETTER[metric] else 1.0

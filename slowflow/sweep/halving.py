@@ -118,5 +118,7 @@ def _posterior(sweep: Sweep, draw: np.random.Generator) -> np.ndarray:
     gain = spread * centre @ np.linalg.pinv(spread * centre + noise)
     prior = np.sqrt(spread) * draw.standard_normal((DRAWN, k)) @ centre
     missed = (mean - mean.mean()) - prior - sweep.errors(draw, (DRAWN,)) @ centre
-    tie = 1e-9 * np.sqrt(np.trace(noise)) * draw.standard_normal((DRAWN, k))  # a tie in truth is a toss, not a certainty
+    tie = (
+        1e-9 * np.sqrt(np.trace(noise)) * draw.standard_normal((DRAWN, k))
+    )  # a tie in truth is a toss, not a certainty
     return np.asarray(prior + missed @ gain + tie)

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from slowflow.errors import InputError
 from slowflow.sweep.folder import StudyResult
-from slowflow.sweep.intervals import pooled
+from slowflow.sweep.intervals import LEVEL, intervals
 
 WHERE = ["length", "budget", "metric"]
 ABOUT = ["arm", "group", "gamma"]
+FOUND = ["seeds", "value", "low", "high", "n"]
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """One arm at one setting: what stands in its row, its number under every seed, and what samples alone do to it."""
+
+    row: dict[str, Any]
+    values: np.ndarray
+    inside: float
+    n: int
 
 
 def over_seeds(result: StudyResult) -> pd.DataFrame:
     """One row an arm, length, budget and metric: value, low, high, n, seeds, steps, nfe, and the arm's `longest` length."""
-    rows = []
-    for (arm, length, budget, metric), group in result.rows.groupby(["arm", *WHERE], sort=False):
-        seeds = group["seed"].tolist()
-        draws = np.stack([result.draws(arm, seed, metric, length, budget) for seed in seeds])
-        found = pooled(group["value"].to_numpy(), draws, int(group["n"].iloc[0]))
-        rows.append(_row(group, found, len(seeds)))
-    table = pd.DataFrame(rows)
+    found = []
+    for key, group in result.rows.groupby(["arm", *WHERE], sort=False):
+        arm, length, budget, metric = _place(key)
+        draws = [result.draws(arm, int(seed), metric, length, budget) for seed in group["seed"]]
+        row = {name: group.iloc[0][name] for name in (*ABOUT, *WHERE, "steps", "nfe")}
+        found.append(_Numbers(row, group["value"].to_numpy(), _variance(draws), int(group["n"].iloc[0])))
+    table = _table(found, WHERE)
     return table.assign(longest=table.groupby("arm")["length"].transform("max"))
 
 
@@ -38,28 +52,59 @@ def differences(result: StudyResult, against: str = "plain") -> pd.DataFrame:
     """
     if against not in result.arms:
         raise InputError(f"{result.path} has no finished arm '{against}' (it has {', '.join(result.arms)})")
-    base = result.rows[result.rows["arm"] == against].set_index(["seed", *WHERE])
-    fixed = set(base.index.get_level_values("length")) == {0}
-    rows = []
-    for (arm, length, budget, metric), group in result.rows.groupby(["arm", *WHERE], sort=False):
-        at = 0 if fixed else length
-        both = [s for s in group["seed"] if (s, at, budget, metric) in base.index]
-        if arm == against or not both:
+    theirs = result.rows[result.rows["arm"] == against]
+    base = {tuple(row[:-1]): row[-1] for row in theirs[["seed", *WHERE, "value"]].itertuples(index=False)}
+    untrained = set(theirs["length"]) == {0}
+    found = []
+    for key, group in result.rows.groupby(["arm", *WHERE], sort=False):
+        arm, length, budget, metric = _place(key)
+        at = 0 if untrained else length
+        group = group[[(seed, at, budget, metric) in base for seed in group["seed"]]]
+        if arm == against or group.empty:
             continue
-        group = group[group["seed"].isin(both)]
-        other = base.loc[[(seed, at, budget, metric) for seed in both], "value"].to_numpy()
-        draws = np.stack(
-            [
-                result.draws(arm, seed, metric, length, budget) - result.draws(against, seed, metric, at, budget)
-                for seed in both
-            ]
-        )
-        found = pooled(group["value"].to_numpy() - other, draws, int(group["n"].iloc[0]))
-        rows.append({**_row(group, found, len(both)), "against": against})
-    return pd.DataFrame(rows, columns=[*ABOUT, *WHERE, "steps", "nfe", "seeds", "value", "low", "high", "n", "against"])
+        seeds = [int(seed) for seed in group["seed"]]
+        other = np.array([base[seed, at, budget, metric] for seed in seeds])
+        draws = [
+            result.draws(arm, seed, metric, length, budget) - result.draws(against, seed, metric, at, budget)
+            for seed in seeds
+        ]
+        row = {name: group.iloc[0][name] for name in (*ABOUT, *WHERE, "steps", "nfe")} | {"against": against}
+        found.append(_Numbers(row, group["value"].to_numpy() - other, _variance(draws), int(group["n"].iloc[0])))
+    return _table(found, WHERE, [*ABOUT, *WHERE, "steps", "nfe", "against"])
 
 
-def _row(group: pd.DataFrame, found: Any, seeds: int) -> dict[str, Any]:
-    first = group.iloc[0]
-    kept = {key: first[key] for key in (*ABOUT, *WHERE, "steps", "nfe")}
-    return {**kept, "seeds": seeds, "value": found.value, "low": found.low, "high": found.high, "n": found.n}
+def lags_over_seeds(result: StudyResult) -> pd.DataFrame:
+    """The lag of every measured arm over its seeds: arm, group, gamma, kind, reading, seeds, value, low, high, n."""
+    found = []
+    for _, group in result.lags.groupby(["arm", "kind", "reading"], sort=False):
+        deviation = (group["high"] - group["low"]) / 2.0 / stats.norm.ppf(0.5 + LEVEL / 2.0)
+        row = {name: group[name].iloc[0] for name in (*ABOUT, "kind", "reading")}
+        # the base is measured once and stands under every seed: seeds that agree exactly are one
+        values = group["value"].to_numpy()
+        values = values[:1] if np.ptp(values) == 0.0 else values
+        found.append(_Numbers(row, values, float((deviation**2).mean()), int(group["n"].iloc[0])))
+    return _table(found, ["kind", "reading"], [*ABOUT, "kind", "reading"])
+
+
+def _variance(draws: list[np.ndarray]) -> float:
+    return float(np.mean([np.var(one, ddof=1) for one in draws]))
+
+
+def _table(found: Iterable[_Numbers], together: list[str], columns: list[str] | None = None) -> pd.DataFrame:
+    """One row each, with intervals; arms that agree in the columns `together` share what is known of training's spread."""
+    rows = list(found)
+    settings: dict[tuple[Any, ...], list[_Numbers]] = {}
+    for one in rows:
+        settings.setdefault(tuple(one.row[name] for name in together), []).append(one)
+    filled: dict[int, dict[str, Any]] = {}
+    for group in settings.values():
+        estimates = intervals([o.values for o in group], [o.inside for o in group], [o.n for o in group])
+        for one, estimate in zip(group, estimates, strict=True):
+            filled[id(one)] = {**one.row, "seeds": len(one.values), **asdict(estimate)}
+    names = columns or [*ABOUT, *WHERE, "steps", "nfe"]
+    return pd.DataFrame([filled[id(one)] for one in rows], columns=[*names, *FOUND])
+
+
+def _place(key: Any) -> tuple[str, int, int, str]:
+    arm, length, budget, metric = key
+    return str(arm), int(length), int(budget), str(metric)
