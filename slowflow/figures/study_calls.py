@@ -30,8 +30,10 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
             known = arm in (BASE, CONTROL) or part["group"].iloc[0] == SWEPT
             x = part["nfe"] * 1.012 ** (arms.index(str(arm)) - len(arms) / 2)
             name = titled(str(arm), str(part["group"].iloc[0]), float(part["gamma"].iloc[0]))
-            line = {"color": colour[str(arm)], "label": name, "linestyle": "-" if known else "--"}
-            panel.plot(x, part["value"], marker="o", markersize=4, linewidth=1.7, **line)
+            dash = "-" if known else "--"
+            panel.plot(
+                x, part["value"], dash, marker="o", markersize=4, linewidth=1.7, color=colour[str(arm)], label=name
+            )
             panel.vlines(x, part["low"], part["high"], color=colour[str(arm)], linewidth=1.1, alpha=0.6)
         log_ticks(panel, sorted(group["budget"].unique().tolist()))
         panel.set(xlabel="network calls a sample", ylabel=str(metric).replace("fd", "FD"))

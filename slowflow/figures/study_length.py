@@ -41,7 +41,7 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
         log_ticks(panel, lengths)
         panel.set(xlabel="steps of post-training", ylabel=f"{metric.replace('fd', 'FD')} at {budget} steps")
         panel.set_title(labelled(metric, str(table["features"].iloc[0])) if budget == budgets[0] else "")
-    legend_below(axes, 5)
+    legend_below(axes, 2 * len(metrics))
 
 
 def alt(table: pd.DataFrame) -> str:

@@ -8,7 +8,7 @@ half, until one is left. A budget in network calls fixes L.
     rung's mean by tau^2 / (tau^2 + sigma^2). The pick is wrong when some candidate's truth beats the pick's at the rung
     where that candidate fell. It is assumed that a candidate which is worse at its rung stays worse later; where lengths
     reorder gammas the stated chance is too small. Where they do not, it errs on the safe side, because each rung is judged
-    by itself (tests/sweep/test_halving.py: said 0.2, wrong 0.15; all candidates equal, said 0.8, and nothing is lost).
+    by itself (tests/sweep/test_halving.py: with spread 3 over noise 1 it says 0.25 and is wrong in 0.15).
 
 Source: Jamieson and Talwalkar 2016 (arXiv 1502.07943) for the rungs; the chance is SlowFlow's.
 """
