@@ -45,7 +45,7 @@ def alt(table: pd.DataFrame) -> str:
     """The first metric of every arm at the most calls."""
     first = table[(table["metric"] == table["metric"].iloc[0]) & (table["budget"] == table["budget"].max())]
     parts = [f"{row['arm']} {row['value']:.2f}" for _, row in first.iterrows()]
-    return f"{first['metric'].iloc[0]} at {int(table['budget'].max())} steps: " + "; ".join(parts) + "."
+    return f"Metric {first['metric'].iloc[0]} at {int(table['budget'].max())} steps: " + "; ".join(parts) + "."
 
 
 FIGURES.register("study-calls", summary="a study: metrics against network calls, by arm", source="SlowFlow")(

@@ -39,7 +39,9 @@ def data(result: RunResult) -> pd.DataFrame:
     budgets = study.protocol["sampling"]["steps"]
     budget = min(budgets, key=lambda b: abs(b - steps))
     changed = differences(study, BASE)
-    last = changed[(changed["length"] == changed.groupby("arm")["length"].transform("max")) & (changed["budget"] == budget)]
+    last = changed[
+        (changed["length"] == changed.groupby("arm")["length"].transform("max")) & (changed["budget"] == budget)
+    ]
     measured = set(excess["arm"])
     for metric in ("fd", "coverage"):
         here = last[(last["metric"] == metric) & last["arm"].isin(measured)]

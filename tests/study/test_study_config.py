@@ -1,5 +1,6 @@
 """Study files: expansion is deterministic, the protocol cannot be broken by an arm, mistakes are named."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_the_longest_length_is_the_run_and_the_learning_rate_is_constant(tmp_pat
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('lr = 1e-3\nlr_final = 1e-4', "sets 'lr_final', which a study sets itself"),
+        ("lr = 1e-3\nlr_final = 1e-4", "sets 'lr_final', which a study sets itself"),
         ("lr = 1e-3\nlearning = 2", "unknown setting 'learning'"),
     ],
 )
@@ -134,12 +135,14 @@ def test_a_file_that_extends_another_can_only_add_arms(tmp_path):
     assert found.cells()[-1][0].name == "late"
     with pytest.raises(InputError, match="may only add"):
         study(tmp_path, "lengths = [3]\n" + more)
-    with pytest.raises(InputError, match="'plain' .* already one of"):
+    with pytest.raises(InputError, match=r"'plain' .* already one of"):
         study(tmp_path, more.replace("late", "plain"))
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_the_written_studies_can_be_read(file):
+    if "rivals" in file.stem and importlib.util.find_spec("slowflow.remedies.sampling") is None:
+        pytest.skip("this SlowFlow has no sampling remedies")
     found = read_study(file)
     assert found.protocol.lengths[-1] >= 30 * found.protocol.lengths[0]
     if found.protocol.base is not None:

@@ -181,7 +181,15 @@ def test_a_study_that_was_killed_ends_in_the_same_bytes(whole, tmp_path, at, mon
 
 def test_a_length_is_the_same_run_stopped_there(whole, tmp_path):
     model, images = open_model(whole.path / "base").model, SETS.get("waves8")()
-    settings = {"batch_size": 8, "lr": 1e-3, "lr_final": 1e-3, "warmup": 2, "ema_ramp": 9.0, "valid_every": 0, "seed": 1}
+    settings = {
+        "batch_size": 8,
+        "lr": 1e-3,
+        "lr_final": 1e-3,
+        "warmup": 2,
+        "ema_ramp": 9.0,
+        "valid_every": 0,
+        "seed": 1,
+    }
     long = TrainConfig(steps=6, **settings)
     post_train(model, images, MixFlow(gamma=0.5), long, tmp_path / "long", keep=(3, 6))
     post_train(model, images, MixFlow(gamma=0.5), TrainConfig(steps=3, **settings), tmp_path / "short")

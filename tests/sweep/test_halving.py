@@ -42,7 +42,9 @@ def world(truth, draw, seeds=2, noise=1.0):
     gammas, alive, seen = np.linspace(0, 1, len(truth)), np.arange(len(truth)), []
     plan = halving.rungs(len(truth), 10)
     for number in range(len(plan)):
-        values = truth[alive][:, None] + 2.0 * draw.normal(size=(1, seeds)) + noise * draw.normal(size=(len(alive), seeds))
+        values = (
+            truth[alive][:, None] + 2.0 * draw.normal(size=(1, seeds)) + noise * draw.normal(size=(len(alive), seeds))
+        )
         draws = values[:, :, None] + noise * draw.normal(size=(len(alive), seeds, 50))
         seen.append(Sweep(gammas[alive], values, draws))
         keep = plan[number + 1].candidates if number + 1 < len(plan) else 1

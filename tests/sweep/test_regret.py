@@ -21,7 +21,9 @@ def table(mu, seeds, draw, noise=1.0, shared=3.0):
 
 def test_without_noise_regret_is_the_plain_difference():
     mu = np.array([3.0, 1.0, 2.0, 5.0, 6.0])
-    sweep = Sweep(np.linspace(0, 1, 5), np.stack([mu, mu + 7.0], axis=1), np.repeat(mu[:, None, None], 2, 1) + np.zeros((5, 2, 9)))
+    sweep = Sweep(
+        np.linspace(0, 1, 5), np.stack([mu, mu + 7.0], axis=1), np.repeat(mu[:, None, None], 2, 1) + np.zeros((5, 2, 9))
+    )
     found = regret(sweep, 1.0)
     assert (found.best, found.naive, found.split) == (0.25, 5.0, 5.0)
     assert found.value.low == pytest.approx(5.0)

@@ -64,7 +64,9 @@ def planted(path, truth=fd, *, gammas=GAMMAS, noise=1.5, inside=1.0, seeds=SEEDS
                 name: {"value": lag + 0.01 * draw.normal(), "low": lag - 0.02, "high": lag + 0.02, "n": 100}
                 for name in ("excess_exact", "signal_exact", "noise_exact")
             }
-            found = {} if arm == "heun" else {"length": max(r["length"] for r in rows), "estimates": readings, "change": {}}
+            found = (
+                {} if arm == "heun" else {"length": max(r["length"] for r in rows), "estimates": readings, "change": {}}
+            )
             folder = RunFolder(
                 cell_folder(path, arm, seed),
                 "arm",
