@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from slowflow_cli import shared as s
+
+from slowflow.errors import InputError
 
 REFERENCES = (
     "own, paired, paired-late, nearest, fresh, inverted, level, clocks, ... (slowflow ls references); repeatable."
@@ -153,6 +156,8 @@ def say_fit(output: s.Output, fit: Any) -> None:
     """gamma and verdict for people."""
     output.say(f"verdict: {fit.verdict}: {fit.reason}")
     output.say(f"gamma {fit.gamma:.3f} (method: {fit.method}; {fit.time})")
+    if fit.chosen:
+        output.say(f"  {fit.chosen}")
     for name, estimate in fit.estimates.items():
         output.say(f"  {name:<16} {estimate}")
     if fit.log_snr_gap is not None:
@@ -162,8 +167,66 @@ def say_fit(output: s.Output, fit: Any) -> None:
         output.say(f"  warning: {text}")
 
 
+@dataclass(frozen=True)
+class _Pilot:
+    """What `suggest --method pilot` was asked."""
+
+    budget: int
+    features: str
+    metric: str
+    lr: float
+    samples: int
+    steps: int
+    out: Path | None
+    model: str | None
+    data: str | None
+    seed: int
+    threads: int
+
+    def run(self, measured: Any, output: s.Output) -> Any:
+        """Halve, and say what each rung found.
+
+        Raises:
+            InputError: no budget, or model and data are not found again.
+        """
+        if self.budget < 1:
+            raise InputError("--method pilot needs --budget, the network calls it may take (say 2000000)")
+        where, precision = s.setup(self.threads)
+        from dataclasses import replace
+
+        from slowflow.data.open import open_data
+        from slowflow.evaluating.engine import Sampling
+        from slowflow.evaluating.features import open_features
+        from slowflow.study.pilot import PilotConfig, pilot
+
+        asked = measured.asked(model=self.model, data=self.data)
+        names = ("model", "family", "factory", "interpolant", "prediction", "heads")
+        opened = s.open_model(*(asked[name] for name in names), where, precision)
+        usual = PilotConfig(budget=self.budget)
+        settings = PilotConfig(
+            budget=self.budget,
+            metric=self.metric,
+            seeds=(self.seed, self.seed + 1),
+            sampling=Sampling(samples=self.samples, steps=(self.steps,), seed=2000 + self.seed),
+            train=replace(usual.train, lr=self.lr, lr_final=self.lr),
+            heldout=float(measured.config["data"]["heldout"]),
+        )
+        images = open_data(asked["data"], classes=opened.model.classes)
+        judged = open_features(self.features, opened.model.shape)
+        folder = self.out or measured.path / "pilot"
+        output.say(f"piloting into {folder}")
+        found = pilot(opened.model, images, judged, settings, folder, progress=output.progress("pilot"))
+        for rung in found.rungs:
+            pairs = ", ".join(f"{g:g}: {v:.3f}" for g, v in zip(rung["gammas"], rung["means"], strict=True))
+            output.say(f"  {rung['length']} steps, {self.metric} by gamma: {pairs}")
+        return found
+
+
 def suggest(
     run: Annotated[Path, typer.Argument(help="A measurement, or the folder of a whole run.")],
+    method: Annotated[
+        str, typer.Option(help="auto, band, excess, or pilot: short post-trainings within --budget network calls.")
+    ] = "auto",
     reference: Annotated[str | None, typer.Option(help="Read gamma from this reference instead.")] = None,
     snippet: Annotated[bool, typer.Option("--snippet", help="Print MixFlow for a training loop of your own.")] = False,
     time: Annotated[
@@ -172,18 +235,35 @@ def suggest(
             help="Time of that loop: forward (t = 1 data), reversed (t = 1 noise), index; auto: the family's."
         ),
     ] = "auto",
+    budget: Annotated[int, typer.Option(help="pilot: network calls it may take.")] = 0,
+    features: Annotated[str, typer.Option(help="pilot: what the metric is measured in.")] = "pixels",
+    metric: Annotated[str, typer.Option(help="pilot: fd, density, coverage or agreement.")] = "fd",
+    lr: Annotated[float, typer.Option(help="pilot: learning rate after warm-up.")] = 2e-4,
+    samples: Annotated[int, typer.Option(help="pilot: samples a look.")] = 500,
+    steps: Annotated[int, typer.Option(help="pilot: intervals of a look.")] = 20,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="pilot: run folder; default: pilot inside the measurement.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="pilot: MODEL, where it is not where it was when measured.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="pilot: DATA, where it is not where it was.")] = None,
+    seed: s.Seed = 0,
+    threads: s.Threads = 0,
     json: s.Json = False,
+    quiet: s.Quiet = False,
     debug: s.Debug = False,
 ) -> None:
     """gamma by every estimator with its interval, the recommended one, and a verdict."""
-    output = s.Output(json, quiet=True)
+    output = s.Output(json, quiet)
     from slowflow.config import canonical
     from slowflow.remedies.bridge import bridge
     from slowflow.results import RunResult
 
-    result = RunResult.load(run)
-    fit = result.fit if reference is None else next(iter(result.measurements.values())).suggest(reference)
-    facts = result.measured.facts
+    measured = RunResult.load(run).measured
+    fit = measured.suggest(reference, method="auto" if method == "pilot" else method)
+    if method == "pilot":
+        settings = _Pilot(budget, features, metric, lr, samples, steps, out, model, data, seed, threads)
+        fit = settings.run(measured, output).over(fit)
+    facts = measured.facts
     family = (facts.get("reopen") or {}).get("family")
     pasted = bridge(fit.gamma, time=time, path=facts["interpolant"], family=family)
     say_fit(output, fit)

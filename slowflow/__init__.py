@@ -11,7 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "Comparison": "slowflow.api",
+    "Comparison": "slowflow.comparison",
     "Estimate": "slowflow.records",
     "Evaluation": "slowflow.evaluating.evaluation",
     "FlowModel": "slowflow.flow.model",
@@ -22,7 +22,7 @@ _EXPORTS = {
     "Plain": "slowflow.remedies.plain",
     "Probe": "slowflow.records",
     "SlowFlowError": "slowflow.errors",
-    "compare": "slowflow.api",
+    "compare": "slowflow.comparison",
     "evaluate": "slowflow.api",
     "load": "slowflow.api",
     "measure": "slowflow.api",

@@ -9,13 +9,11 @@ print(before.summary(), before.suggest())
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slowflow.data.images import ImageSet
 from slowflow.data.open import open_data
-from slowflow.errors import InputError
 from slowflow.evaluating import engine as evaluation
 from slowflow.evaluating.evaluation import Evaluation
 from slowflow.evaluating.features import open_features
@@ -28,10 +26,10 @@ from slowflow.io import atomic
 from slowflow.measuring.engine import measure as _measure
 from slowflow.measuring.measurement import Measurement
 from slowflow.measuring.training_law import remedy as _remedy
-from slowflow.records import Estimate, GammaFit, Probe
+from slowflow.records import GammaFit, Probe
 from slowflow.remedies import TrainingRemedy
 from slowflow.reporting.render import render
-from slowflow.results import RunResult, lag_change
+from slowflow.results import RunResult
 from slowflow.train.loop import TrainConfig
 from slowflow.train.post import post_train as _post_train
 
@@ -88,10 +86,15 @@ def measure(
     return _measure(model, images, probe or Probe(), out, heldout=heldout, model_id=identified, reopen=asked)
 
 
-def suggest(measurement: Measurement | str | Path) -> GammaFit:
-    """gamma with intervals and a verdict, from a measurement or its folder."""
+def suggest(measurement: Measurement | str | Path, *, method: str = "auto") -> GammaFit:
+    """gamma with intervals and a verdict, from a measurement or its folder.
+
+    Args:
+        measurement: what `measure` returned, or its folder.
+        method: whose gamma is recommended: auto, band or excess. (pilot trains: `slowflow.study.pilot.pilot`.)
+    """
     found = measurement if isinstance(measurement, Measurement) else Measurement.load(measurement)
-    return found.suggest()
+    return found.suggest(method=method)
 
 
 def remedy(
@@ -190,34 +193,6 @@ def evaluate(
         heldout=heldout,
         model_id=identity(model),
     )
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two measurements side by side, paired by sample id.
-
-    lag_change: change of the lag in units of gamma, negative = smaller lag after.
-    """
-
-    before: Measurement
-    after: Measurement
-    lag_change: Estimate
-
-    def __str__(self) -> str:
-        return f"lag of {self.after.path} against {self.before.path}, in units of gamma: {self.lag_change} (negative = smaller)"
-
-
-def compare(before: Measurement, after: Measurement) -> Comparison:
-    """Compare two measurements of one protocol.
-
-    Raises:
-        InputError: the protocols differ; the message says in what.
-    """
-    mine, theirs = before.protocol(), after.protocol()
-    unlike = [key for key in mine if key != "model" and mine[key] != theirs[key]]
-    if unlike:
-        raise InputError(f"the measurements differ in {unlike[0]}: {mine[unlike[0]]} and {theirs[unlike[0]]}")
-    return Comparison(before, after, lag_change(before, after))
 
 
 def report(runs: Sequence[str | Path | Measurement | Evaluation], *, out: str | Path) -> Path:

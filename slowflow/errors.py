@@ -30,7 +30,16 @@ class ConfigMismatchError(InputError):
 
 
 class NonFiniteError(InputError):
-    """A NaN or an infinity appeared where a number was needed."""
+    """A NaN or an infinity appeared where a number was needed.
+
+    Args:
+        text: what happened.
+        step: of the training run in which it did; None elsewhere.
+    """
+
+    def __init__(self, text: str, step: int | None = None) -> None:
+        super().__init__(text)
+        self.step = step
 
 
 class EnvironmentProblem(SlowFlowError):

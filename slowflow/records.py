@@ -11,6 +11,8 @@ KINDS = ("model", "genuine", "exact", "coarse", "seen", "fine", "unguided")
 """model: the checkpoint's own states. genuine: real interpolations. exact: a perfect model with a fine solver.
 coarse: the perfect model under the user's sampler and steps. seen: real interpolations of images of the bank itself.
 fine: the checkpoint with a fine solver. unguided: the checkpoint without guidance, measured beside guided sampling."""
+HIGHER_IS_BETTER = {"fd": False, "density": True, "coverage": True, "agreement": True}
+"""Metrics of an evaluation, and which way is up."""
 DEFAULT_REFERENCES = ("own", "nearest", "level", "clocks")
 
 
@@ -117,7 +119,7 @@ class GammaFit:
 
     Args:
         gamma: the recommended width of the slowed interval, in [0, 1].
-        method: the estimator it comes from: band or excess.
+        method: the estimator it comes from: band, excess or pilot.
         estimates: every estimator by name.
         verdict: none detectable, detected, steps dominate, off path or fast.
         reason: one sentence.
@@ -129,6 +131,7 @@ class GammaFit:
         curve: rows (t, gamma(t), low, high), each time by itself. isotonic: rows (t, gamma(t)) whose lag never shrinks.
         tests: `reading: law` -> squared error on trajectories left out, as a share of predicting no lag.
         laws: reading -> the law that wins: none, gamma t, c h, or gamma t + c h.
+        chosen: why this estimator, one sentence.
     """
 
     gamma: float
@@ -147,3 +150,4 @@ class GammaFit:
     isotonic: tuple[tuple[float, float], ...] = ()
     tests: dict[str, float] = field(default_factory=dict)
     laws: dict[str, str] = field(default_factory=dict)
+    chosen: str = ""

@@ -20,6 +20,7 @@ from slowflow.measuring.measurement import Measurement
 from slowflow.measuring.slack import Reading
 from slowflow.measuring.straight import straightened
 from slowflow.records import Estimate, GammaFit
+from slowflow.sweep.folder import StudyResult, is_study
 
 BESIDE = ("diagnose", "calibrate")
 """Kinds of runs that stand beside measurements and are no arms themselves."""
@@ -54,6 +55,7 @@ class RunResult:
         measurements, evaluations, diagnoses: by arm name; each may lack an arm.
         check: the losses of the time-direction check.
         calibrations: of the instrument on data like these.
+        study: many arms under one protocol; then nothing else is there.
     """
 
     path: Path
@@ -63,10 +65,11 @@ class RunResult:
     check: dict[str, Any] = field(default_factory=dict)
     diagnoses: dict[str, Diagnosis] = field(default_factory=dict)
     calibrations: list[Calibration] = field(default_factory=list)
+    study: StudyResult | None = None
 
     @classmethod
     def load(cls, *paths: str | Path) -> RunResult:
-        """Open one finished run folder, or any number of measurements, evaluations, diagnoses and calibrations.
+        """Open one finished run folder, a study (finished or not), or measurements, evaluations, diagnoses, calibrations.
 
         A diagnosis inside a measurement's folder is found by itself; one that is given goes to the measurement that it
         is of, or stands alone.
@@ -76,6 +79,11 @@ class RunResult:
         """
         if not paths:
             raise InputError("no run folder was given")
+        studies = [Path(path) for path in paths if is_study(path)]
+        if studies and len(paths) > 1:
+            raise InputError(f"{studies[0]} is a study and stands alone; leave the other folders out")
+        if studies:
+            return cls(studies[0], [], {}, {}, study=StudyResult.load(studies[0]))
         kinds = {Path(path): read_manifest(path)["kind"] for path in paths}
         first = next(iter(kinds))
         whole = [path for path, kind in kinds.items() if kind == "run"]
@@ -237,10 +245,20 @@ def collect(path: Path, result: dict[str, Any]) -> RunResult:
 
 def lag_change(before: Measurement, after: Measurement) -> Estimate:
     """How the lag of one model differs from another's, in units of gamma, paired by sample id; negative = smaller lag."""
-    kinds = before.slack(before.main_reference)
-    null = kinds.get("genuine", kinds["model"])
-    changed = after.slack(before.main_reference)["model"]
-    return gammas.change(kinds["model"], changed, null, int(before.config["probe"]["seed"]))
+    return lag_changes(before, after)[before.main_reference]
+
+
+def lag_changes(before: Measurement, after: Measurement) -> dict[str, Estimate]:
+    """The same under the main reference and under both clocks, where they were measured."""
+    ours, theirs = before.readings(), after.readings()
+    names = [n for n in (before.main_reference, *gammas.CLOCKS) if n in ours and n in theirs]
+    seed = int(before.config["probe"]["seed"])
+    return {
+        name: gammas.change(
+            ours[name]["model"], theirs[name]["model"], ours[name].get("genuine", ours[name]["model"]), seed
+        )
+        for name in names
+    }
 
 
 def answer(result: RunResult) -> dict[str, Any]:

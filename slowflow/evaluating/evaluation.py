@@ -18,10 +18,10 @@ from slowflow.errors import InputError
 from slowflow.evaluating import coverage, frechet
 from slowflow.io import checkpoint
 from slowflow.io.run import whole_manifest
+from slowflow.records import HIGHER_IS_BETTER as HIGHER_IS_BETTER
 from slowflow.records import Estimate
 
 RESAMPLES = 500
-HIGHER_IS_BETTER = {"fd": False, "density": True, "coverage": True, "agreement": True}
 
 
 def feature_file(key: int | str) -> str:
@@ -98,8 +98,8 @@ class Evaluation:
         draw = rng.generator(int(sampling["seed"]), "bootstrap/evaluate", n)
         return draw.multinomial(n, np.full(n, 1.0 / n), size=RESAMPLES).astype(np.float64)
 
-    def _resampled(self, metric: str, steps: int) -> np.ndarray:
-        """The metric in every resample, computed once."""
+    def resampled(self, metric: str, steps: int) -> np.ndarray:
+        """The metric in every resample [resamples], computed once; arms on the same ids and seed share the resamples."""
         if (metric, steps) not in self._again:
             self._again[metric, steps] = self.statistic(metric, steps, self.resamples())
         return self._again[metric, steps]
@@ -108,7 +108,7 @@ class Evaluation:
         """A metric with its interval, recentred on the estimate (resampling repeats samples and biases FD upwards)."""
         n = self.config["sampling"]["samples"]
         value = float(self.statistic(metric, steps, np.ones((1, n)))[0])
-        again = self._resampled(metric, steps)
+        again = self.resampled(metric, steps)
         top = 1.0 if metric in ("coverage", "agreement") else np.inf
         low, high = np.clip(np.quantile(again - again.mean() + value, [0.025, 0.975]), 0.0, top)
         return Estimate(value, float(low), float(high), n)
@@ -128,7 +128,7 @@ class Evaluation:
         n = self.config["sampling"]["samples"]
         ones = np.ones((1, n))
         value = float((self.statistic(metric, steps, ones) - other.statistic(metric, steps, ones))[0])
-        again = self._resampled(metric, steps) - other._resampled(metric, steps)
+        again = self.resampled(metric, steps) - other.resampled(metric, steps)
         low, high = np.quantile(again - again.mean() + value, [0.025, 0.975])
         return Estimate(value, float(low), float(high), n)
 

@@ -20,7 +20,7 @@ the shape (`shape.py`) and the verdict (`verdict.py`) are SlowFlow's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,6 +47,12 @@ from slowflow.records import Estimate, GammaFit
 
 BAND = 0.95
 """Share of states the band holds: a stated choice."""
+METHODS = ("auto", "band", "excess")
+"""Estimators that a measurement alone can recommend."""
+WHY_AUTO = (
+    "auto takes the band, the width the paper's recipe would use; which estimator's gamma costs least is for a study to "
+    "measure (its regret), and none has decided yet"
+)
 VIEWS = {"band": BAND, "q50": 0.5, "q90": 0.9}
 CLOCKS = {"signal clock": "signal", "noise clock": "noise"}
 """Readings that the verdict hears beside the main one -> prefix of their estimates."""
@@ -130,6 +136,26 @@ def fit(
         tests={f"{name}: {law}": score for name, (_, scores) in laws.items() for law, score in scores.items()},
         laws={name: winner for name, (winner, _) in laws.items()},
     )
+
+
+def recommend(fit: GammaFit, method: str) -> GammaFit:
+    """The fit with the gamma of one of METHODS recommended, and why.
+
+    Raises:
+        InputError: another method, or no null was measured, so that there is no excess.
+    """
+    if method not in METHODS:
+        raise InputError(f"method is '{method}', expected one of {', '.join(METHODS)}, or pilot, which trains")
+    if method == "auto":
+        return replace(fit, chosen=WHY_AUTO)
+    if method == "band":
+        return replace(fit, chosen="the band was asked for: the width of the raw fan, no null taken off")
+    zero = next((n for n in ("excess_genuine", "excess_exact") if n in fit.estimates), None)
+    if zero is None:
+        raise InputError("this measurement has no null, so no excess; measure again with --null genuine")
+    value = fit.estimates[zero]
+    chosen = f"the excess was asked for: {zero} {value}, what is left of the lag above its null, held to [0, 1]"
+    return replace(fit, gamma=float(np.clip(value.value, 0.0, 1.0)), method="excess", chosen=chosen)
 
 
 def change(before: Reading, after: Reading, null: Reading, seed: int) -> Estimate:

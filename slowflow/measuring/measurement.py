@@ -258,11 +258,16 @@ class Measurement:
                 stored[kind] = own
         return measure.table(stored, self.path_of_states, int(self.config["probe"]["seed"]))
 
-    def suggest(self, reference: str | None = None, steps: int | None = None) -> GammaFit:
+    def suggest(self, reference: str | None = None, steps: int | None = None, method: str = "auto") -> GammaFit:
         """gamma by every estimator, the recommended one, and a verdict; at the first number of steps unless told.
 
+        Args:
+            reference: read gamma from this reference instead.
+            steps: at this step count.
+            method: whose gamma is recommended: auto, band or excess.
+
         Raises:
-            InputError: the reference was not measured.
+            InputError: the reference was not measured, or an unknown method.
         """
         if reference is not None and reference not in self.singles:
             raise InputError(f"{self.path} was not measured under '{reference}' (it has {', '.join(self.singles)})")
@@ -277,7 +282,7 @@ class Measurement:
             steps=steps,
             log_snr=lambda t: path.log_snr(torch.from_numpy(np.asarray(t, dtype=np.float64))).numpy(),
         )
-        return replace(fit, warnings=(*self._cautions(steps), *fit.warnings))
+        return replace(gamma.recommend(fit, method), warnings=(*self._cautions(steps), *fit.warnings))
 
     def asked(self, *, model: str | None = None, data: str | None = None) -> dict[str, Any]:
         """How model and data were asked for when this was measured, with what has moved since put in.

@@ -8,7 +8,7 @@ with the same seed see the same images and the same noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from slowflow.data.images import ImageSet
 from slowflow.errors import InputError, NonFiniteError
 from slowflow.flow.model import FlowModel, conditions
 from slowflow.flow.weighting import loss_weight
+from slowflow.io import checkpoint
 from slowflow.remedies.base import TrainingRemedy
 from slowflow.train.state import TrainState
 
@@ -46,6 +47,8 @@ class TrainConfig:
         valid_every: steps between held-out losses; 0 = never.
         micro_batch: images that go through the network at once; the gradient is that of the whole batch. 0 = all.
         mixed: compute in bfloat16 where that is safe (autocast); weights, averages and the loss stay as they are.
+        ema_ramp: the average forgets faster at first, so that its mean age is at most 1 / (ramp + 1) of the steps so far;
+            None = ema_decay from the first step.
     """
 
     steps: int
@@ -63,6 +66,7 @@ class TrainConfig:
     valid_every: int = 500
     micro_batch: int = 0
     mixed: bool = False
+    ema_ramp: float | None = None
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "batch_size": 1, "warmup": 0, "save_every": 1, "valid_every": 0, "micro_batch": 0}
@@ -76,6 +80,8 @@ class TrainConfig:
         for name in ("ema_decay", "label_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise InputError(f"{name} is {getattr(self, name)}, expected a share in [0, 1)")
+        if self.ema_ramp is not None and not 0.0 < self.ema_ramp < math.inf:
+            raise InputError(f"ema_ramp is {self.ema_ramp}, expected a finite number above 0")
         for name in ("lr", "lr_final", "clip"):
             if not getattr(self, name) > 0.0:
                 raise InputError(f"{name} is {getattr(self, name)}, expected a number above 0")
@@ -185,6 +191,7 @@ def train(
     state_file: Path,
     *,
     heldout: ImageSet | None = None,
+    snapshots: Mapping[int, Path] | None = None,
     progress: Progress | None = None,
 ) -> TrainState:
     """Train `model.net` in place and return the state; resumes from `state_file` when it exists.
@@ -196,6 +203,7 @@ def train(
         config: settings.
         state_file: where the resumable state is kept.
         heldout: images for the held-out loss; none when None.
+        snapshots: step -> file that the averaged weights of that step are written to.
         progress: called with (step, steps, note).
 
     Raises:
@@ -209,6 +217,7 @@ def train(
         ema_decay=config.ema_decay,
         betas=(config.betas[0], config.betas[1]),
         weight_decay=config.weight_decay,
+        ema_ramp=config.ema_ramp,
     )
     if state_file.exists():
         state.load(state_file)
@@ -217,7 +226,8 @@ def train(
         for group in state.optimizer.param_groups:
             group["lr"] = config.learning_rate(state.step)
         state.optimizer.zero_grad(set_to_none=True)
-        loss = _backward(model, step_batch(model, remedy, data, config, state.step), config)
+        with state.counting():
+            loss = _backward(model, step_batch(model, remedy, data, config, state.step), config)
         if not math.isfinite(loss):
             raise _diverged("loss", loss, state.step, state_file)
         norm = nn.utils.clip_grad_norm_(state.parameters.values(), config.clip)
@@ -231,6 +241,9 @@ def train(
         if heldout is not None and config.valid_every and (last or state.step % config.valid_every == 0):
             value = heldout_loss(model.with_net(state.ema_net), heldout, config.seed)
             state.validation.append((state.step, value))
+        # before the state: a run that is cut between the two makes the snapshot again, never misses it
+        if snapshots is not None and state.step in snapshots:
+            checkpoint.save(snapshots[state.step], state.ema_net.state_dict(), {"step": state.step})
         if last or state.step % config.save_every == 0:
             state.save(state_file)
         if progress is not None:
@@ -259,7 +272,9 @@ def in_parts(model: FlowModel, size: int) -> FlowModel:
 
 def _diverged(what: str, value: float, step: int, state_file: Path) -> NonFiniteError:
     kept = f"the last good state is kept in {state_file}" if state_file.exists() else "nothing was saved yet"
-    return NonFiniteError(f"the {what} became {value} at step {step}; {kept}; a smaller learning rate usually helps")
+    return NonFiniteError(
+        f"the {what} became {value} at step {step}; {kept}; a smaller learning rate usually helps", step=step
+    )
 
 
 def check_data(model: FlowModel, data: ImageSet) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def post_train(
     heldout: float = 0.2,
     model_id: dict[str, Any] | None = None,
     name: str | None = None,
+    keep: Sequence[int] = (),
     progress: Progress | None = None,
 ) -> FlowModel:
     """Post-train a copy of the model into the folder `out`, resuming when it is unfinished.
@@ -75,6 +77,7 @@ def post_train(
         heldout: share of each class that is held out.
         model_id: what identifies the starting point.
         name: of the result.
+        keep: steps whose averaged weights are also kept, in `snapshot_file(out, step)`.
         progress: called with (step, steps, note).
 
     Returns:
@@ -101,17 +104,29 @@ def post_train(
     trained = model.with_net(copy.deepcopy(model.net), name or f"{model.name}+{described['remedy']}")
     weights = folder.path / "model.safetensors"
     if folder.finished:
-        return _with_weights(trained, weights)
+        return with_weights(trained, weights)
     if arrays:
         atomic.write_json(folder.path / ARRAYS, arrays)
     train_set, held = data.split(heldout)
     state = train(
-        trained, train_set, remedy, config, folder.path / "state.safetensors", heldout=held, progress=progress
+        trained,
+        train_set,
+        remedy,
+        config,
+        folder.path / "state.safetensors",
+        heldout=held,
+        snapshots={step: snapshot_file(folder.path, step) for step in keep},
+        progress=progress,
     )
     provenance = {"start": canonical(record["model"]), "remedy": described, "train": asdict(config)}
     calls = {"trained": state.step * config.batch_size, "extra": state.step * bound.calls(config.batch_size)}
     finish(folder, trained, state, train_set, provenance, files=[ARRAYS] if arrays else [], network_calls=calls)
-    return _with_weights(trained, weights)
+    return with_weights(trained, weights)
+
+
+def snapshot_file(folder: str | Path, step: int) -> Path:
+    """File of the averaged weights at one step of a post-training."""
+    return Path(folder) / "snapshots" / f"{step:07d}.safetensors"
 
 
 def described_remedy(bound: TrainingRemedy) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -122,7 +137,8 @@ def described_remedy(bound: TrainingRemedy) -> tuple[dict[str, Any], dict[str, A
     return {"remedy": name_of(bound), **whole, **short}, arrays
 
 
-def _with_weights(model: FlowModel, weights: Path) -> FlowModel:
+def with_weights(model: FlowModel, weights: Path) -> FlowModel:
+    """The same conventions around the weights of a file."""
     net = copy.deepcopy(model.net)
     net.load_state_dict(checkpoint.load(weights).tensors)
     return model.with_net(net.eval())

@@ -112,6 +112,7 @@ def finish(
     result = {
         "checkpoint": "model.safetensors",
         "steps": state.step,
+        "rows": state.rows,
         "loss": sum(tail) / len(tail),
         "heldout_loss": state.validation[-1][1] if state.validation else None,
         "data": {"name": data.name, "sha256": data.fingerprint, "n": len(data)},

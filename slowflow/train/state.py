@@ -6,7 +6,10 @@ Nothing about randomness is stored: every draw of step k is keyed by (seed, purp
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +28,22 @@ class TrainState:
         net: trained in place.
         ema_decay: decay of the moving average a step, in [0, 1).
         betas, weight_decay: AdamW's.
+        ema_ramp: the average forgets faster at first, see `decay`; None = `ema_decay` from the first step.
     """
 
-    def __init__(self, net: nn.Module, *, ema_decay: float, betas: tuple[float, float], weight_decay: float) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        ema_decay: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        ema_ramp: float | None = None,
+    ) -> None:
         self.net = net
+        self.ema_decay, self.ema_ramp = ema_decay, ema_ramp
         self.parameters = dict(_trained(net))
-        self.ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+        self.ema = AveragedModel(net, multi_avg_fn=self._average)
         self.optimizer = torch.optim.AdamW(
             list(self.parameters.values()), lr=0.0, betas=betas, weight_decay=weight_decay, foreach=True
         )
@@ -39,6 +52,34 @@ class TrainState:
         self.step = 0
         self.losses: list[float] = []
         self.validation: list[tuple[int, float]] = []
+        self.rows = 0
+
+    @property
+    def decay(self) -> float:
+        """Decay of this step: ema_decay, or (k + 1) / (k + 1 + ramp) where that is smaller.
+
+        Under a ramp the mean age of the averaged weights is a fixed share of the run, 1 / (ramp + 1), until ema_decay
+        takes over; a run stopped early is then averaged as a short run should be.
+        """
+        if self.ema_ramp is None:
+            return self.ema_decay
+        return min(self.ema_decay, (self.step + 1) / (self.step + 1 + self.ema_ramp))
+
+    def _average(self, averaged: Any, current: Any, _: Any) -> None:
+        get_ema_multi_avg_fn(self.decay)(averaged, current, _)
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count the rows the network is asked for in `rows`: those of batches, and those a remedy rolls out itself."""
+
+        def count(net: nn.Module, arguments: tuple[Any, ...], out: Any) -> None:
+            self.rows += len(arguments[0])
+
+        handle = self.net.register_forward_hook(count)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     @property
     def ema_net(self) -> nn.Module:
@@ -57,7 +98,7 @@ class TrainState:
                 tensors[f"{moment}/{name}"] = torch.zeros_like(parameter) if value is None else value
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         tensors["validation"] = torch.tensor(self.validation, dtype=torch.float64).reshape(-1, 2)
-        checkpoint.save(path, tensors, {"step": self.step})
+        checkpoint.save(path, tensors, {"step": self.step, "rows": self.rows})
 
     def load(self, path: Path) -> None:
         """Restore what `save` wrote.
@@ -71,7 +112,7 @@ class TrainState:
         for name, shape in expected.items():
             if name not in stored.tensors or stored.tensors[name].shape != shape:
                 raise InputError(f"{path} holds the state of another network: '{name}' is missing or of another shape")
-        self.step = int(stored.metadata["step"])
+        self.step, self.rows = int(stored.metadata["step"]), int(stored.metadata.get("rows", 0))
         with torch.no_grad():
             for name, parameter in _trained(self.net):
                 parameter.copy_(stored.tensors[f"net/{name}"])

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from studymaker import BUDGETS, GAMMAS, LENGTHS, fd, planted
 
 from slowflow.errors import InputError
 from slowflow.figures import FIGURES, save
@@ -46,22 +47,38 @@ COLUMNS = {
     "quality": ["arm", "title", "role", "metric", "label", "nfe", "steps", "value", "low", "high"],
     "samples": ["arm", "title", "steps", "sheet"],
     "slack": ["reading", "kind", "t", "slack"],
+    "study-calls": [
+        *("arm", "group", "gamma", "length", "budget", "metric", "steps", "nfe", "seeds", "value", "low", "high", "n"),
+        "features",
+    ],
+    "study-gamma": [
+        *("arm", "metric", "length", "budget", "value", "low", "high", "n", "gamma", "seed", "seeds", "features"),
+    ],
+    "study-lag": ["arm", "group", "gamma", "panel", "what", "seeds", "value", "low", "high"],
 }
-GAPS = {"nulls": ["x"], "causes": ["low", "high"], "samples": ["sheet"]}
-"""Columns that a part of the table has no number for: sizes have no x, what is extrapolated has no interval."""
+COLUMNS["study-length"] = COLUMNS["study-calls"]
+STUDIES = {name for name in COLUMNS if name.startswith("study-")}
+GAPS = {"nulls": ["x"], "causes": ["low", "high"], "samples": ["sheet"], **{name: ["gamma"] for name in STUDIES}}
+"""Columns that a part of the table has no number for: sizes have no x, what is extrapolated no interval, some arms no gamma."""
 READINGS = ("own", "paired", "nearest", "fresh", "level", "signal clock", "noise clock")
 MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "svg": b"<?xml", "pdf": b"%PDF-"}
 LACKING = {
     "evaluated_only": {*COLUMNS} - {"quality"},
-    "undiagnosed": {"causes", "peers", "quality", "before-after"},
-    "plain_only": {"excess", "clocks", "causes", "gamma-fit", "nulls", "peers", "quality", "before-after"},
+    "undiagnosed": {"causes", "peers", "quality", "before-after", *STUDIES},
+    "plain_only": {"excess", "clocks", "causes", "gamma-fit", "nulls", "peers", "quality", "before-after", *STUDIES},
 }
 """What each result has no data for."""
 
 
 @pytest.fixture(scope="module")
-def tables(result: RunResult, with_peers: RunResult) -> dict[str, pd.DataFrame]:
-    return {name: FIGURES.get(name).data(with_peers if name == "peers" else result) for name in NAMES}
+def studied(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    return RunResult.load(planted(tmp_path_factory.mktemp("study") / "planted"))
+
+
+@pytest.fixture(scope="module")
+def tables(result: RunResult, with_peers: RunResult, studied: RunResult) -> dict[str, pd.DataFrame]:
+    own = {"peers": with_peers, **dict.fromkeys(STUDIES, studied)}
+    return {name: FIGURES.get(name).data(own.get(name, result)) for name in NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +331,27 @@ def test_a_sheet_is_written_as_png(tmp_path: Path) -> None:
     save_sheet(np.zeros((3, 4, 4, 3), dtype=np.uint8), tmp_path / "colour.png")
     assert (tmp_path / "grey.png").read_bytes().startswith(MAGIC["png"])
     assert (tmp_path / "colour.png").read_bytes().startswith(MAGIC["png"])
+
+
+def test_a_study_shows_its_planted_truth(studied: RunResult, tables: dict[str, pd.DataFrame]) -> None:
+    calls, gamma, length, lag = (tables[f"study-{name}"] for name in ("calls", "gamma", "length", "lag"))
+    assert set(calls["length"]) == {0, max(LENGTHS)}
+    assert list(calls["arm"].unique())[:3] == ["base", "plain", "mixflow-0"]
+    assert set(gamma["gamma"].dropna()) == set(GAMMAS)
+    over = gamma[(gamma["seed"] == -1) & (gamma["metric"] == "fd") & (gamma["budget"] == 50)].set_index("arm")["value"]
+    # three seeds of spread 1.5: the mean is 0.9 off
+    assert over["mixflow-0.4"] == pytest.approx(fd("mixflow", 0.4, 3000, 50), abs=3.5)
+    assert set(length["length"]) == {0, *LENGTHS}
+    assert set(length["budget"]) == {min(BUDGETS), max(BUDGETS)}
+    assert list(lag["panel"].unique()) == ["level", "signal clock", "noise clock", "fd", "coverage"]
+    assert "base" not in set(lag[lag["panel"] == "fd"]["arm"])
+
+
+@pytest.mark.parametrize("name", sorted(STUDIES))
+def test_a_study_becomes_a_drawing(tables: dict[str, pd.DataFrame], name: str) -> None:
+    figure = FIGURES.get(name)
+    assert rendered(figure, tables[name], "png").startswith(MAGIC["png"])
+    assert re.search(r"\d", figure.alt(tables[name]))
 
 
 def test_the_peers_become_a_drawing(tables: dict[str, pd.DataFrame]) -> None:

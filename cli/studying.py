@@ -1,0 +1,88 @@
+"""study, compare: many post-trainings under one protocol, and finished runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from slowflow_cli import shared as s
+
+
+def study(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The study's .toml file (docs/studies.md).")],
+    out: Annotated[Path, typer.Option("--out", help="Study folder; the same command again resumes.")],
+    only: Annotated[
+        str | None, typer.Option("--only", help="Run only arms whose name fits this pattern, such as 'mixflow-*'.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List arms and cost, and run nothing.")] = False,
+    threads: s.Threads = 0,
+    json: s.Json = False,
+    quiet: s.Quiet = False,
+    debug: s.Debug = False,
+) -> int:
+    """Run every arm of a study: the same seeds, averages, network calls and n for all of them."""
+    output = s.Output(json, quiet)
+    s.setup(threads)
+    from slowflow.study.config import read_study
+    from slowflow.study.engine import planned, run_study, summary
+
+    told = read_study(config)
+    if dry_run:
+        rows = planned(told)
+        for row in rows:
+            output.say(f"  {row['arm']:<32} seed {row['seed']}  {row['calls']:>14,} network calls")
+        output.say(f"  {len(rows)} cells, {sum(row['calls'] for row in rows):,} network calls")
+        output.answer({"plan": rows})
+        return 0
+    output.say(f"studying into {out}")
+    result = run_study(told, out, only=only, progress=output.stage)
+    _say_table(output, result)
+    for row in result.failures.to_dict("records"):
+        output.say(f"  FAILED  {row['arm']}, seed {row['seed']}, at step {row['step']}: {row['message']}")
+    output.say(f"studied: {out}; every number is in {out / 'table.csv'}")
+    output.answer(summary(result))
+    return 0
+
+
+def _say_table(output: s.Output, result: Any) -> None:
+    """The longest length at the most network calls, over seeds."""
+    from slowflow.sweep.pooled import over_seeds
+
+    table = over_seeds(result)
+    last = table[(table["length"] == table["longest"]) & (table["budget"] == table["budget"].max())]
+    for metric, rows in last.groupby("metric", sort=False):
+        output.say(f"\n{metric} at {int(rows['budget'].iloc[0])} steps, after the longest training")
+        for row in rows.to_dict("records"):
+            output.say(
+                f"  {row['arm']:<28} {row['value']:9.3f} [{row['low']:.3f}, {row['high']:.3f}]  {row['seeds']} seeds"
+            )
+
+
+def compare(
+    run: Annotated[list[Path], typer.Argument(help="Measurements, evaluations, one whole run, or studies.")],
+    against: Annotated[
+        str | None, typer.Option("--against", help="The run or arm the others are compared with; the first, or plain.")
+    ] = None,
+    json: s.Json = False,
+    debug: s.Debug = False,
+) -> None:
+    """Finished runs of one protocol side by side, paired by sample id. Unlike protocols are refused by field."""
+    output = s.Output(json, quiet=True)
+    from slowflow.comparison import answer
+    from slowflow.comparison import compare as run_compare
+
+    found = run_compare(*run, against=against)
+    table = found.differences
+    shown = table[table["length"] == table.groupby("arm")["length"].transform("max")] if "length" in table else table
+    for (other, metric, steps), rows in shown.groupby(["against", "metric", _steps(shown)], sort=False):
+        output.say(f"\n{metric} at {steps} steps, minus that of {other}")
+        for row in rows.to_dict("records"):
+            clear = "" if row["low"] <= 0.0 <= row["high"] else "  *"
+            output.say(f"  {row['arm']:<28} {row['value']:+9.3f} [{row['low']:+.3f}, {row['high']:+.3f}]{clear}")
+    output.say("\n* its 95 % interval excludes zero; many differences are shown, so expect one in twenty by chance")
+    output.answer(answer(found))
+
+
+def _steps(table: Any) -> str:
+    return "budget" if "budget" in table else "steps"

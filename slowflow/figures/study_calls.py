@@ -1,0 +1,64 @@
+"""A study: metrics against network calls after the longest post-training, one curve an arm."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from slowflow.figures.arms import CONTROL, SWEPT, colours, in_order, labelled, log_ticks, studied, titled
+from slowflow.figures.base import FIGURES, Figure, Panels
+from slowflow.figures.style import legend_below
+from slowflow.results import RunResult
+from slowflow.sweep.folder import BASE
+from slowflow.sweep.pooled import over_seeds
+
+
+def data(result: RunResult) -> pd.DataFrame:
+    """arm, group, gamma, metric, features, length, budget, steps, nfe, seeds, value, low, high, n."""
+    study = studied(result)
+    table = over_seeds(study)
+    longest = max(study.protocol["lengths"])
+    kept = table[table["length"].isin([0, longest]) & (table["length"] == table["longest"])]
+    return in_order(kept.drop(columns="longest").assign(features=study.protocol["features"]))
+
+
+def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
+    """A panel a metric; arms stand a little apart so that intervals stay readable."""
+    colour, arms = colours(table), list(table["arm"].unique())
+    for panel, (metric, group) in zip(axes, table.groupby("metric", sort=False), strict=True):
+        for arm, part in group.groupby("arm", sort=False):
+            known = arm in (BASE, CONTROL) or part["group"].iloc[0] == SWEPT
+            x = part["nfe"] * 1.012 ** (arms.index(str(arm)) - len(arms) / 2)
+            name = titled(str(arm), str(part["group"].iloc[0]), float(part["gamma"].iloc[0]))
+            dash = "-" if known else "--"
+            panel.plot(
+                x, part["value"], dash, marker="o", markersize=4, linewidth=1.7, color=colour[str(arm)], label=name
+            )
+            panel.vlines(x, part["low"], part["high"], color=colour[str(arm)], linewidth=1.1, alpha=0.6)
+        log_ticks(panel, sorted(group["budget"].unique().tolist()))
+        panel.set(xlabel="network calls a sample", ylabel=str(metric).replace("fd", "FD"))
+        panel.set_title(labelled(str(metric), str(group["features"].iloc[0])))
+    legend_below(axes, 4)
+
+
+def alt(table: pd.DataFrame) -> str:
+    """The first metric of every arm at the most calls."""
+    first = table[(table["metric"] == table["metric"].iloc[0]) & (table["budget"] == table["budget"].max())]
+    parts = [f"{row['arm']} {row['value']:.2f}" for _, row in first.iterrows()]
+    return f"Metric {first['metric'].iloc[0]} at {int(table['budget'].max())} steps: " + "; ".join(parts) + "."
+
+
+FIGURES.register("study-calls", summary="a study: metrics against network calls, by arm", source="SlowFlow")(
+    Figure(
+        title="Which arm is better, at how many network calls?",
+        caption=(
+            "Every arm after the longest post-training, the same seeds, averages, noise and n for all. Bars are 95 % intervals "
+            "over seeds and samples; arms are set a little apart. Dashed: arms outside the sweep over γ."
+        ),
+        data=data,
+        draw=draw,
+        panels=lambda table: Panels(table["metric"].nunique(), 4.4, 4.0, columns=2),
+        alt=alt,
+        arms=True,
+    )
+)

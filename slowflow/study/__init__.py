@@ -1,0 +1,1 @@
+"""Studies: many post-trainings under one protocol, as one resumable folder."""

@@ -1,0 +1,263 @@
+"""One cell of a study: one arm under one seed, as a run folder.
+
+    arms/NAME-seed0/posttrain/       while it runs: one training run, its averaged weights at every length
+    arms/NAME-seed0/evaluate-*/      while it runs: samples judged, a folder a length
+    arms/NAME-seed0/measure/         while it runs: the lag of the longest length
+    arms/NAME-seed0/draws.npz          bootstrap draws of every metric, for paired differences
+    arms/NAME-seed0/manifest.json        every number; written last, after it the rest is dropped
+
+Every stage is a run folder of its own, so a cell that was stopped at any moment is finished by the same command and ends
+in the same numbers. A run that diverges is a result too: its step is recorded, what was reached before it is judged.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slowflow.config import canonical
+from slowflow.data.images import ImageSet
+from slowflow.errors import NonFiniteError
+from slowflow.evaluating.engine import evaluate
+from slowflow.evaluating.evaluation import Evaluation
+from slowflow.evaluating.features import Features
+from slowflow.evaluating.sampling import npz_bytes
+from slowflow.flow.model import FlowModel
+from slowflow.io import atomic
+from slowflow.io.run import RunFolder, read_manifest
+from slowflow.measuring.engine import measure
+from slowflow.measuring.measurement import Measurement
+from slowflow.results import lag_changes
+from slowflow.study import making
+from slowflow.study.armed import Armed
+from slowflow.study.arms import Arm
+from slowflow.study.config import Protocol
+from slowflow.sweep.folder import DRAWS, cell_folder, draw_key
+from slowflow.train.post import post_train, snapshot_file, with_weights
+
+BACKWARD = 2
+"""Cost of a gradient in network calls: about two forward passes beside the one that made it."""
+SCRATCH = ("posttrain", "evaluate-*", "measure")
+Progress = Callable[[int, str], None]
+
+
+def cost(protocol: Protocol, trained: bool) -> int:
+    """About how many network calls a cell takes; a gradient counts as `BACKWARD` of them."""
+    training = protocol.lengths[-1] * protocol.train.batch_size * (1 + BACKWARD) if trained else 0
+    looks = len(protocol.lengths) if trained else 1
+    judging = looks * protocol.sampling.samples * sum(protocol.sampling.steps)
+    probe = protocol.probe
+    return training + judging + (0 if probe is None else probe.samples * sum(probe.grids))
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all cells of a study have in common.
+
+    Args:
+        path: the study's folder.
+        protocol: its settings.
+        base: the starting point, and base_id what identifies it.
+        data: real images. features: what they are judged in.
+    """
+
+    path: Path
+    protocol: Protocol
+    base: FlowModel
+    base_id: dict[str, Any]
+    data: ImageSet
+    features: Features
+
+    @property
+    def base_measure(self) -> Path:
+        """Folder of the measurement of the base, kept for its nulls and for differences."""
+        return self.path / "measure-base"
+
+    @cached_property
+    def described(self) -> dict[str, Any]:
+        """The protocol with what it came to: hashes of data, base and features."""
+        return {
+            "protocol": canonical(self.protocol),
+            "model": self.base_id,
+            "data_sha256": self.data.fingerprint,
+            "features_sha256": self.features.sha256,
+        }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm under one seed."""
+
+    shared: Shared
+    arm: Arm
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return cell_folder(self.shared.path, self.arm.name, self.seed)
+
+    @property
+    def finished(self) -> bool:
+        """True when its numbers are there."""
+        return (self.path / "manifest.json").exists() and self._folder().finished
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Post-training steps at which it is looked at; 0 for an arm that is not trained."""
+        return (0,) if self.arm.train is None else self.shared.protocol.lengths
+
+    def cost(self) -> int:
+        """About how many network calls it takes, for the remaining time."""
+        return cost(self.shared.protocol, self.arm.train is not None)
+
+    def run(self, progress: Progress) -> None:
+        """Finish the cell; returns at once when it is."""
+        folder = self._folder()
+        if not folder.finished:
+            failed = self._train(progress)
+            reached = [n for n in self.lengths if n == 0 or snapshot_file(folder.path / "posttrain", n).exists()]
+            found = {length: self._evaluate(length, progress) for length in reached}
+            lag = self._measure(max(reached), progress) if reached and reached[-1] == self.lengths[-1] else {}
+            rows = [row for length in reached for row in self._rows(length, found[length])]
+            draws = {key: value for length in reached for key, value in self._draws(length, found[length]).items()}
+            atomic.write_bytes(folder.path / DRAWS, npz_bytes(draws))
+            copied = {str(length): self._memorised(length, one) for length, one in found.items()}
+            folder.finish([DRAWS], {**self._facts(failed), "rows": rows, "lag": lag, "memorisation": copied})
+        for pattern in SCRATCH:
+            for leftover in folder.path.glob(pattern):
+                shutil.rmtree(leftover)
+
+    def _folder(self) -> RunFolder:
+        arm = {"name": self.arm.name, "train": self.arm.train, "sample": self.arm.sample}
+        return RunFolder(self.path, "arm", {**self.shared.described, "arm": arm, "seed": self.seed})
+
+    def _train(self, progress: Progress) -> dict[str, Any] | None:
+        """Post-train to the longest length; what went wrong, None when nothing did."""
+        remedy, protocol = making.training(self.arm.train, self._measured), self.shared.protocol
+        if remedy is None:
+            return None
+        per_step = protocol.train.batch_size * (1 + BACKWARD)
+        try:
+            post_train(
+                self.shared.base,
+                self.shared.data,
+                remedy,
+                protocol.training(self.seed),
+                self.path / "posttrain",
+                heldout=protocol.heldout,
+                model_id=self.shared.base_id,
+                keep=protocol.lengths,
+                progress=lambda step, steps, note: progress(step * per_step, f"step {step} of {steps}, {note}"),
+            )
+        except NonFiniteError as error:
+            if error.step is None:
+                raise
+            return {"step": error.step, "message": str(error).replace(str(self.path), self.arm.name)}
+        return None
+
+    def armed(self, length: int) -> Armed:
+        """The model of one length, as this arm samples it."""
+        shared = self.shared
+        model = shared.base
+        if length:
+            model = with_weights(model, snapshot_file(self.path / "posttrain", length))
+        correction = making.sampling(self.arm.sample, self._measured, shared.base, shared.data)
+        usual = shared.protocol.sampling
+        return Armed(model, self.arm.sampler(usual.sampler), usual, correction)
+
+    @cached_property
+    def _measured(self) -> Measurement | None:
+        """The measurement of the base, for an arm that is made from it."""
+        return Measurement.load(self.shared.base_measure) if self.arm.wants_measurement else None
+
+    def _evaluate(self, length: int, progress: Progress) -> Evaluation:
+        protocol, armed = self.shared.protocol, self.armed(length)
+        drawing = protocol.drawing(self.seed)
+        steps = tuple(dict.fromkeys(armed.steps_for(budget) for budget in drawing.steps))
+        done = self.cost() - len(self.lengths) * drawing.samples * sum(drawing.steps)
+        done += self.lengths.index(length) * drawing.samples * sum(drawing.steps)
+        return evaluate(
+            armed.model,
+            self.shared.data,
+            self.shared.features,
+            replace(drawing, steps=steps, sampler=armed.sampler),
+            self.path / f"evaluate-{length:07d}",
+            heldout=protocol.heldout,
+            model_id={**self.shared.base_id, "arm": self.arm.name, "seed": self.seed, "length": length},
+            **armed.extra,
+            progress=lambda some, _, note: progress(done + some, f"length {length}, {note}"),
+        )
+
+    def _measure(self, length: int, progress: Progress) -> dict[str, Any]:
+        """The lag of the longest length: estimates, verdict, and paired changes against the base."""
+        protocol, shared = self.shared.protocol, self.shared
+        if protocol.probe is None:
+            return {}
+        untouched = self.arm.train is None and self.arm.sample is None
+        usual = self.arm.sampler(protocol.probe.sampler)
+        if usual != protocol.probe.sampler:
+            return {}  # another sampler has another protocol; its lag is not comparable with the base's
+        armed = self.armed(length)
+        found = measure(
+            armed.model,
+            shared.data,
+            protocol.probe,
+            shared.base_measure if untouched else self.path / "measure",
+            heldout=protocol.heldout,
+            model_id=shared.base_id if untouched else {**shared.base_id, "arm": self.arm.name, "seed": self.seed},
+            nulls_from=None if untouched else shared.base_measure,
+            **armed.extra,
+            progress=lambda done, total, note: progress(self.cost(), f"measuring, {note}"),
+        )
+        fit = found.suggest()
+        lag = {"length": length, "verdict": fit.verdict, "shape": fit.shape, "gamma": fit.gamma}
+        lag |= {"estimates": canonical(fit.estimates), "protocol": found.protocol() | {"model": None}}
+        before = Measurement.load(shared.base_measure)
+        return lag | {"change": {} if untouched else canonical(lag_changes(before, found))}
+
+    def _rows(self, length: int, found: Evaluation) -> list[dict[str, Any]]:
+        armed, rows = self.armed(length), []
+        for budget in self.shared.protocol.sampling.steps:
+            steps = armed.steps_for(budget)
+            nfe = armed.calls(steps)
+            for metric in found.metrics:
+                estimate = asdict(found.estimate(metric, steps))
+                rows.append(
+                    {"length": length, "budget": budget, "steps": steps, "nfe": nfe, "metric": metric, **estimate}
+                )
+        return rows
+
+    def _draws(self, length: int, found: Evaluation) -> dict[str, np.ndarray]:
+        armed, draws = self.armed(length), {}
+        for budget in self.shared.protocol.sampling.steps:
+            for metric in found.metrics:
+                values = found.resampled(metric, armed.steps_for(budget))
+                draws[draw_key(metric, length, budget)] = values.astype(np.float32)
+        return draws
+
+    def _memorised(self, length: int, found: Evaluation) -> dict[str, float]:
+        """How near samples come to training images, as a ratio to how near held-out images come, by step count."""
+        armed, by_steps = self.armed(length), found.facts["memorisation"]
+        return {str(n): by_steps[str(armed.steps_for(n))]["ratio"] for n in self.shared.protocol.sampling.steps}
+
+    def _facts(self, failed: dict[str, Any] | None) -> dict[str, Any]:
+        """What the arm is, and what its training came to."""
+        trained: dict[str, Any] = {}
+        if self.arm.train is not None and failed is None:
+            result = read_manifest(self.path / "posttrain", "posttrain")["result"]
+            trained = {key: result[key] for key in ("steps", "rows", "network_calls", "loss") if key in result}
+        return {
+            "arm": self.arm.name,
+            "group": self.arm.group,
+            "gamma": self.arm.gamma,
+            "seed": self.seed,
+            "train": trained,
+            "failed": failed,
+        }

@@ -1,0 +1,153 @@
+"""study: run every cell of a study; one folder, resumable after a stop at any moment.
+
+    out/config.json       the protocol: what may not change once the folder exists
+    out/plan.json         (arm, seed) in running order
+    out/base/             the base, where the study trains its own
+    out/measure-base/     the lag of the base
+    out/arms/NAME-seed0/  one folder a cell
+    out/table.csv         every number so far, rewritten after each cell
+    out/manifest.json     written when every cell of the plan is finished
+
+Arms may be added to a finished study: the same command with the longer file goes on from there.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from slowflow.config import canonical
+from slowflow.data.open import open_data
+from slowflow.errors import InputError
+from slowflow.evaluating.features import open_features
+from slowflow.families.open import direction_test, identity, open_model
+from slowflow.flow.model import FlowModel
+from slowflow.io import atomic
+from slowflow.io.run import RunFolder
+from slowflow.study import making
+from slowflow.study.arms import Arm
+from slowflow.study.cell import Cell, Shared, cost
+from slowflow.study.config import Protocol, Study
+from slowflow.sweep.folder import BASE, StudyResult
+from slowflow.train.loop import check_data
+from slowflow.train.pretrain import pretrain
+
+Progress = Callable[[str, int, int, str], None]
+TABLE = "table.csv"
+
+
+def run_study(
+    study: Study, out: str | Path, *, only: str | None = None, progress: Progress | None = None
+) -> StudyResult:
+    """Run what is missing of a study and return all it has found.
+
+    Args:
+        study: protocol and arms.
+        out: its folder; another protocol on the same folder is refused, further arms are welcome.
+        only: run only arms whose name fits this pattern (`*` and `?`); the others stay as they are.
+        progress: called with (stage, network calls done, network calls in all, note).
+
+    Raises:
+        InputError: data, base and features do not fit together, or no arm fits `only`.
+        ConfigMismatchError: the folder holds a study with another protocol.
+    """
+    chosen = [arm.name for arm in study.arms if only is None or fnmatch.fnmatchcase(arm.name, only)]
+    if not chosen:
+        raise InputError(f"no arm fits '{only}' (arms: {', '.join(arm.name for arm in study.arms)})")
+    folder = RunFolder(out, "study", study.protocol)
+    shared = _shared(study.protocol, folder.path, progress)
+    for arm in study.arms:
+        _refuse_unfit(arm, shared.base, study.protocol)
+    cells = [Cell(shared, arm, seed) for arm, seed in study.cells()]
+    atomic.write_json(folder.path / "plan.json", [[cell.arm.name, cell.seed] for cell in cells])
+    # the base is measured first: every other lag is a difference from it
+    run = [cell for cell in cells if cell.arm.name in (BASE, *chosen)]
+    missing = [cell for cell in run if not cell.finished]
+    total = sum(cell.cost() for cell in run)
+    done = total - sum(cell.cost() for cell in missing)
+    for number, cell in enumerate(missing):
+        title = f"{cell.arm.name}, seed {cell.seed}"
+        place = f"{len(run) - len(missing) + number + 1} of {len(run)}"
+
+        def report(some: int, note: str, title: str = title, place: str = place, before: int = done) -> None:
+            if progress is not None:
+                progress("study", before + some, total, f"{place}: {title}, {note}")
+
+        cell.run(report)
+        done += cell.cost()
+        atomic.write_text(folder.path / TABLE, StudyResult.load(folder.path).rows.to_csv(index=False))
+        report(0, "finished", before=done)
+    result = StudyResult.load(folder.path)
+    if all(cell.finished for cell in cells):
+        atomic.write_text(folder.path / TABLE, result.rows.to_csv(index=False))
+        failed = canonical(result.failures.to_dict("records"))
+        folder.finish([TABLE, "plan.json"], {"cells": len(cells), "failed": failed})
+    return result
+
+
+def _shared(protocol: Protocol, path: Path, progress: Progress | None) -> Shared:
+    """Open data, base and features, and check that they fit together."""
+    if protocol.base is not None:
+
+        def report(step: int, steps: int, note: str) -> None:
+            if progress is not None:
+                progress("base", step, steps, note)
+
+        base = open_model(pretrain(protocol.base, path / "base", progress=report)).model
+    else:
+        base = open_model(str(protocol.model), protocol.family).model
+    base.net.eval()
+    data = open_data(protocol.data, classes=base.classes)
+    check_data(base, data)
+    held = len(data.split(protocol.heldout)[1])
+    if protocol.sampling.samples > held:
+        raise InputError(
+            f"the study asks for {protocol.sampling.samples} samples, but '{data.name}' holds out {held} images: both sides "
+            "need the same n; ask for fewer samples or hold out more"
+        )
+    test = direction_test(base, data)
+    if test.problem:
+        raise InputError(test.problem)
+    return Shared(path, protocol, base, identity(base), data, open_features(protocol.features, base.shape))
+
+
+def _refuse_unfit(arm: Arm, base: FlowModel, protocol: Protocol) -> None:
+    """Refuse, before anything is run, a remedy that this base or this study cannot support."""
+    if arm.wants_measurement:
+        if protocol.probe is None:
+            raise InputError(
+                f"the arm '{arm.name}' is made from the measurement of the base: the study needs a [measure]"
+            )
+        return
+    try:
+        remedy = making.training(arm.train, None)
+        if remedy is not None:
+            remedy.bound(base)
+    except InputError as error:
+        raise InputError(f"the arm '{arm.name}' does not fit '{base.name}': {error}") from error
+
+
+def planned(study: Study) -> list[dict[str, Any]]:
+    """Every cell in running order with its cost in network calls; opens nothing."""
+    return [
+        {"arm": arm.name, "seed": seed, "calls": cost(study.protocol, arm.train is not None)}
+        for arm, seed in study.cells()
+    ]
+
+
+def summary(result: StudyResult) -> dict[str, Any]:
+    """The machine-readable answer of `slowflow study --json`."""
+    return {
+        "table": canonical(_plain(result.rows)),
+        "lags": canonical(_plain(result.lags)),
+        "failed": canonical(_plain(result.failures)),
+        "protocol": result.protocol,
+    }
+
+
+def _plain(table: Any) -> list[dict[str, Any]]:
+    """Rows as plain values; what is not a number is None."""
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{str(key): value for key, value in row.items()} for row in rows]

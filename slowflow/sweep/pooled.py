@@ -1,0 +1,110 @@
+"""Tables of a study over its seeds: numbers, and differences against one arm on the same seeds and sample ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from slowflow.errors import InputError
+from slowflow.sweep.folder import StudyResult
+from slowflow.sweep.intervals import LEVEL, intervals
+
+WHERE = ["length", "budget", "metric"]
+ABOUT = ["arm", "group", "gamma"]
+FOUND = ["seeds", "value", "low", "high", "n"]
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """One arm at one setting: what stands in its row, its number under every seed, and what samples alone do to it."""
+
+    row: dict[str, Any]
+    values: np.ndarray
+    inside: float
+    n: int
+
+
+def over_seeds(result: StudyResult) -> pd.DataFrame:
+    """One row an arm, length, budget and metric: value, low, high, n, seeds, steps, nfe, and the arm's `longest` length."""
+    found = []
+    for key, group in result.rows.groupby(["arm", *WHERE], sort=False):
+        arm, length, budget, metric = _place(key)
+        draws = [result.draws(arm, int(seed), metric, length, budget) for seed in group["seed"]]
+        row = {name: group.iloc[0][name] for name in (*ABOUT, *WHERE, "steps", "nfe")}
+        found.append(_Numbers(row, group["value"].to_numpy(), _variance(draws), int(group["n"].iloc[0])))
+    table = _table(found, WHERE)
+    return table.assign(longest=table.groupby("arm")["length"].transform("max"))
+
+
+def differences(result: StudyResult, against: str = "plain") -> pd.DataFrame:
+    """Every arm minus the arm `against`, on the seeds both have, paired by seed and sample id.
+
+    A number at a length is compared with `against` at the same length; an untrained arm has one length, 0, which every
+    length is compared with.
+
+    Raises:
+        InputError: the study has no such arm.
+    """
+    if against not in result.arms:
+        raise InputError(f"{result.path} has no finished arm '{against}' (it has {', '.join(result.arms)})")
+    theirs = result.rows[result.rows["arm"] == against]
+    base = {tuple(row[:-1]): row[-1] for row in theirs[["seed", *WHERE, "value"]].itertuples(index=False)}
+    untrained = set(theirs["length"]) == {0}
+    found = []
+    for key, group in result.rows.groupby(["arm", *WHERE], sort=False):
+        arm, length, budget, metric = _place(key)
+        at = 0 if untrained else length
+        group = group[[(seed, at, budget, metric) in base for seed in group["seed"]]]
+        if arm == against or group.empty:
+            continue
+        seeds = [int(seed) for seed in group["seed"]]
+        other = np.array([base[seed, at, budget, metric] for seed in seeds])
+        draws = [
+            result.draws(arm, seed, metric, length, budget) - result.draws(against, seed, metric, at, budget)
+            for seed in seeds
+        ]
+        row = {name: group.iloc[0][name] for name in (*ABOUT, *WHERE, "steps", "nfe")} | {"against": against}
+        found.append(_Numbers(row, group["value"].to_numpy() - other, _variance(draws), int(group["n"].iloc[0])))
+    return _table(found, WHERE, [*ABOUT, *WHERE, "steps", "nfe", "against"])
+
+
+def lags_over_seeds(result: StudyResult) -> pd.DataFrame:
+    """The lag of every measured arm over its seeds: arm, group, gamma, kind, reading, seeds, value, low, high, n."""
+    found = []
+    for _, group in result.lags.groupby(["arm", "kind", "reading"], sort=False):
+        deviation = (group["high"] - group["low"]) / 2.0 / stats.norm.ppf(0.5 + LEVEL / 2.0)
+        row = {name: group[name].iloc[0] for name in (*ABOUT, "kind", "reading")}
+        # the base is measured once and stands under every seed: seeds that agree exactly are one
+        values = group["value"].to_numpy()
+        values = values[:1] if np.ptp(values) == 0.0 else values
+        found.append(_Numbers(row, values, float((deviation**2).mean()), int(group["n"].iloc[0])))
+    return _table(found, ["kind", "reading"], [*ABOUT, "kind", "reading"])
+
+
+def _variance(draws: list[np.ndarray]) -> float:
+    return float(np.mean([np.var(one, ddof=1) for one in draws]))
+
+
+def _table(found: Iterable[_Numbers], together: list[str], columns: list[str] | None = None) -> pd.DataFrame:
+    """One row each, with intervals; arms that agree in the columns `together` share what is known of training's spread."""
+    rows = list(found)
+    settings: dict[tuple[Any, ...], list[_Numbers]] = {}
+    for one in rows:
+        settings.setdefault(tuple(one.row[name] for name in together), []).append(one)
+    filled: dict[int, dict[str, Any]] = {}
+    for group in settings.values():
+        estimates = intervals([o.values for o in group], [o.inside for o in group], [o.n for o in group])
+        for one, estimate in zip(group, estimates, strict=True):
+            filled[id(one)] = {**one.row, "seeds": len(one.values), **asdict(estimate)}
+    names = columns or [*ABOUT, *WHERE, "steps", "nfe"]
+    return pd.DataFrame([filled[id(one)] for one in rows], columns=[*names, *FOUND])
+
+
+def _place(key: Any) -> tuple[str, int, int, str]:
+    arm, length, budget, metric = key
+    return str(arm), int(length), int(budget), str(metric)

@@ -1,0 +1,161 @@
+"""Regret: how much worse a suggested gamma is than the best of a full sweep.
+
+    regret(gamma) = metric at gamma - min over the sweep of the metric,      lower is better
+
+The best of a noisy sweep looks better than it is (the winner's curse): with K equal gammas and noise sigma the minimum lies
+below the truth by sigma times the expected minimum of K normals, and the naive regret is too large by that much. Three
+numbers are therefore given:
+
+    naive      metric at gamma minus the lowest mean; too large on average
+    split      the best gamma is chosen on the other seeds and judged on the one left out, in turn; not cursed, but what it
+               compares with is the best a sweep of S - 1 seeds finds, so it is a little too small where gammas differ
+    corrected  naive plus (mean of the minimum of redrawn sweeps - minimum); the bootstrap's correction, also for one seed
+
+`split` decides where there are two seeds or more, `corrected` otherwise. Intervals redraw the whole table of gammas and
+seeds around its means, with the variance of `grid.py`, select anew each time, and compare with the regret that is true in
+that world; bias and selection are then inside the interval. `noise` is the half-width of the difference between the two
+best gammas: a regret below it cannot be told from zero by this sweep.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from slowflow import rng
+from slowflow.errors import InputError
+from slowflow.records import Estimate
+from slowflow.sweep.folder import StudyResult
+from slowflow.sweep.grid import Sweep, sweep_of
+
+REDRAWN = 4000
+PAPER = (0.8, 0.4)
+"""The paper's fixed gammas, for SiT and for RAE."""
+
+
+@dataclass(frozen=True)
+class Regret:
+    """Regret of one gamma.
+
+    Args:
+        gamma: the suggested one. best: the one with the lowest mean.
+        value: split, or corrected under one seed, with its interval.
+        naive, corrected, split: see above; split is None under one seed.
+        noise: half-width of the 95 % interval of a difference between two gammas.
+        chance_best: share of redrawn sweeps in which no gamma of the sweep is better than the suggested one.
+        seeds: behind it.
+    """
+
+    gamma: float
+    best: float
+    value: Estimate
+    naive: float
+    corrected: float
+    split: float | None
+    noise: float
+    chance_best: float
+    seeds: int
+
+    @property
+    def within_noise(self) -> bool:
+        """True when this sweep cannot tell the regret from zero."""
+        return self.value.low <= 0.0
+
+
+def regret(sweep: Sweep, gamma: float, seed: int = 0) -> Regret:
+    """Regret of `gamma` in a sweep; between two gammas of the sweep the metric is read off linearly.
+
+    Args:
+        sweep: values over gamma and seeds.
+        gamma: the suggested one, inside the sweep.
+        seed: of the redrawn sweeps.
+
+    Raises:
+        InputError: gamma outside the sweep.
+    """
+    at = sweep.weights(gamma)
+    mean, world = sweep.mean, _redrawn(sweep, rng.generator(seed, "regret", sweep.seeds))
+    means = world.mean(axis=2)
+    naive = float(at @ mean - mean.min())
+    corrected = naive + float(means.min(axis=1).mean() - mean.min())
+    split = float(_split(sweep.values[None], at)[0]) if sweep.seeds > 1 else None
+    again = means @ at - means.min(axis=1) if split is None else _split(world, at)
+    found = naive if split is None else split
+    value = corrected if split is None else split
+    low, high = found - np.quantile(again - naive, [0.975, 0.025])
+    order, unit = np.argsort(mean), np.eye(len(mean))
+    noise, own = (_half(sweep, unit[order[1]] - unit[order[0]]), _half(sweep, at - unit[order[0]]))
+    low, high = min(low, value - own), max(high, value + own)  # redrawing alone is too sure near a flat minimum
+    return Regret(
+        gamma=gamma,
+        best=float(sweep.gammas[order[0]]),
+        value=Estimate(value, float(low), float(high), sweep.seeds),
+        naive=naive,
+        corrected=corrected,
+        split=split,
+        noise=noise,
+        chance_best=float(np.mean(means @ at <= means.min(axis=1) + 1e-12)),
+        seeds=sweep.seeds,
+    )
+
+
+def _split(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """[world, gamma, seed] -> [world]: the best is chosen on all seeds but one and judged on that one, in turn."""
+    seeds = values.shape[2]
+    others = (values.sum(axis=2, keepdims=True) - values) / (seeds - 1)
+    chosen = np.take_along_axis(values, others.argmin(axis=1)[:, None, :], axis=1)[:, 0, :]
+    return np.asarray((np.einsum("g,wgs->ws", at, values) - chosen).mean(axis=1))
+
+
+def _half(sweep: Sweep, contrast: np.ndarray) -> float:
+    """Half-width of the 95 % interval of a weighted difference of means."""
+    quantile = stats.norm.ppf(0.975) if np.isinf(sweep.freedom) else stats.t.ppf(0.975, sweep.freedom)
+    return float(quantile * np.sqrt(max(contrast @ sweep.covariance() @ contrast, 0.0)))
+
+
+def _redrawn(sweep: Sweep, draw: np.random.Generator) -> np.ndarray:
+    """Tables [REDRAWN, gamma, seed] around the means."""
+    errors = sweep.errors(draw, (REDRAWN, sweep.seeds)) * np.sqrt(sweep.seeds)
+    return np.asarray(sweep.mean[:, None] + errors.transpose(0, 2, 1))
+
+
+def regret_table(
+    result: StudyResult, suggested: dict[str, float], *, group: str = "mixflow", fixed: tuple[float, ...] = PAPER
+) -> pd.DataFrame:
+    """Regret of every suggestion, and of the paper's fixed gammas, at every length, step count and metric of a study.
+
+    Args:
+        result: a study with a sweep over gamma.
+        suggested: estimator -> gamma.
+        group: arms that are swept.
+        fixed: gammas taken without looking.
+
+    Returns:
+        study, metric, length, budget, method, gamma, best, value, low, high, naive, corrected, split, noise, chance_best,
+        seeds, within_noise.
+
+    Raises:
+        InputError: the study has no finished sweep.
+    """
+    methods = {**suggested, **{f"fixed {gamma:g}": gamma for gamma in fixed}}
+    rows = []
+    settings = result.rows[(result.rows["group"] == group)][["metric", "length", "budget"]].drop_duplicates()
+    for metric, length, budget in settings.itertuples(index=False):
+        sweep = sweep_of(result, metric, length, budget, group)
+        for method, gamma in methods.items():
+            found = regret(sweep, gamma)
+            rows.append(
+                {
+                    "study": result.protocol["name"], "metric": metric, "length": length, "budget": budget,
+                    "method": method, "gamma": gamma, "best": found.best,
+                    "value": found.value.value, "low": found.value.low, "high": found.value.high,
+                    "naive": found.naive, "corrected": found.corrected, "split": found.split, "noise": found.noise,
+                    "chance_best": found.chance_best, "seeds": found.seeds, "within_noise": found.within_noise,
+                }
+            )  # fmt: skip
+    if not rows:
+        raise InputError(f"{result.path} has no sweep of '{group}'")
+    return pd.DataFrame(rows)
