@@ -202,8 +202,8 @@ def test_a_length_is_the_same_run_stopped_there(whole, tmp_path):
 class Bomb(Plain):
     """Ordinary training until its fourth step, whose target is NaN."""
 
-    def pair(self, noise, data, generator=None):
-        got = super().pair(noise, data, generator)
+    def pair(self, noise, data, generator=None, cond=None):
+        got = super().pair(noise, data, generator, cond)
         # the generator of step k is a function of k, so the fourth step can be told without a counter
         return got._replace(target=got.target * float("nan")) if self.fourth(generator) else got
 
