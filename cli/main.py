@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from slowflow_cli import calibrating, encoding, exporting, look, making, measuring, shared, showing, training, whole
+from slowflow_cli import calibrating, encoding, exporting, look, making, measuring, ranks, shared, showing, training, whole
 
 EPILOG = (
     "Examples:  slowflow demo  |  slowflow check ckpt.pt --data images/  |  "
@@ -29,7 +29,7 @@ GROUPS = {
 }
 for _panel, _verbs in GROUPS.items():
     for _function in _verbs:
-        app.command(rich_help_panel=_panel)(shared.verb(_function))
+        app.command(rich_help_panel=_panel)(shared.verb(ranks.spread(_function)))
 
 
 def _version(value: bool) -> None:
