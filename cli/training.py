@@ -38,6 +38,9 @@ def posttrain(
     micro_batch: Annotated[int, typer.Option(help="Images through the network at once; 0 = the whole batch.")] = 0,
     mixed: Annotated[bool, typer.Option("--mixed", help="Compute in bfloat16; weights stay float32.")] = False,
     save_every: Annotated[int, typer.Option(help="Steps between saved states.")] = 250,
+    parallel: Annotated[
+        str, typer.Option(help="Under torchrun: ddp (every rank has the whole network) or fsdp (a part of it).")
+    ] = "ddp",
     heldout: s.Heldout = 0.2,
     family: s.Family = "sit",
     factory: s.Factory = None,
@@ -108,6 +111,7 @@ def posttrain(
         heldout=heldout,
         model_id=identified,
         progress=output.progress(f"post-train {remedy}"),
+        parallel=parallel,
     )
     result = read_manifest(out, "posttrain")["result"]
     checkpoint = out / result["checkpoint"]

@@ -55,6 +55,7 @@ def post_train(
     model_id: dict[str, Any] | None = None,
     name: str | None = None,
     progress: Progress | None = None,
+    parallel: str = "ddp",
 ) -> FlowModel:
     """Post-train a copy of the model into the folder `out`, resuming when it is unfinished.
 
@@ -68,6 +69,7 @@ def post_train(
         model_id: what identifies the starting point.
         name: of the result.
         progress: called with (step, steps, note).
+        parallel: how joined ranks share the network: ddp or fsdp; it enters no configuration, a run may go on with the other.
 
     Returns:
         The post-trained model with its averaged weights.
@@ -93,14 +95,21 @@ def post_train(
     trained = model.with_net(copy.deepcopy(model.net), name or f"{model.name}+{described['remedy']}")
     weights = folder.path / "model.safetensors"
     if folder.finished:
-        return _with_weights(trained, weights)
+        return _with_weights(model, weights, trained.name)
     train_set, held = data.split(heldout)
     state = train(
-        trained, train_set, remedy, config, folder.path / "state.safetensors", heldout=held, progress=progress
+        trained,
+        train_set,
+        remedy,
+        config,
+        folder.path / "state.safetensors",
+        heldout=held,
+        progress=progress,
+        parallel=parallel,
     )
     provenance = {"start": canonical(record["model"]), "remedy": described, "train": asdict(config)}
     finish(folder, trained, state, train_set, provenance)
-    return _with_weights(trained, weights)
+    return _with_weights(model, weights, trained.name)
 
 
 def remedy_name(remedy: TrainingRemedy) -> str:
@@ -108,7 +117,7 @@ def remedy_name(remedy: TrainingRemedy) -> str:
     return next(entry.name for entry in REMEDIES if type(remedy) is entry.value)
 
 
-def _with_weights(model: FlowModel, weights: Path) -> FlowModel:
+def _with_weights(model: FlowModel, weights: Path, name: str) -> FlowModel:
     net = copy.deepcopy(model.net)
     net.load_state_dict(checkpoint.load(weights).tensors)
-    return model.with_net(net.eval())
+    return model.with_net(net.eval(), name)

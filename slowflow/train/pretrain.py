@@ -17,7 +17,7 @@ from slowflow.families.metadata import describe
 from slowflow.families.sit import flow_model
 from slowflow.families.sit.backbone import SiT, SiTConfig, initialise
 from slowflow.flow.model import FlowModel
-from slowflow.io import atomic, checkpoint
+from slowflow.io import atomic, checkpoint, ranks
 from slowflow.io.run import RunFolder
 from slowflow.remedies.plain import Plain
 from slowflow.train.loop import Progress, TrainConfig, check_data, train
@@ -94,7 +94,10 @@ def pretrain(
 
 def finish(folder: RunFolder, model: FlowModel, state: TrainState, data: ImageSet, provenance: dict[str, Any]) -> None:
     """Write the averaged weights, the loss curve and, last, the manifest."""
-    averaged = state.ema_net.state_dict()
+    averaged = state.averaged()
+    here = ranks.current()
+    if not here.leads:
+        return here.meet()
     metadata = {"model": describe(model), "provenance": provenance}
     checkpoint.save(folder.path / "model.safetensors", averaged, metadata)
     atomic.write_text(folder.path / "history.json", state.history_json())
@@ -107,3 +110,4 @@ def finish(folder: RunFolder, model: FlowModel, state: TrainState, data: ImageSe
         "data": {"name": data.name, "sha256": data.fingerprint, "n": len(data)},
     }
     folder.finish(["model.safetensors", "history.json"], result)
+    here.meet()
