@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from slowflow_cli import calibrating, encoding, exporting, look, making, measuring, ranks, shared, showing, training, whole
+from slowflow_cli import (
+    calibrating,
+    encoding,
+    exporting,
+    look,
+    making,
+    measuring,
+    ranks,
+    shared,
+    showing,
+    training,
+    whole,
+)
 
 EPILOG = (
     "Examples:  slowflow demo  |  slowflow check ckpt.pt --data images/  |  "

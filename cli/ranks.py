@@ -1,7 +1,7 @@
 """Verbs on several processes: who works, who prints, and how one failure stops all.
 
-    torchrun --nproc-per-node 8 -m slowflow_cli measure ...      processes that know one another
-    slowflow measure ... --rank 3 --world 20                     one task of a job array; tasks never talk
+torchrun --nproc-per-node 8 -m slowflow_cli measure ...      processes that know one another
+slowflow measure ... --rank 3 --world 20                     one task of a job array; tasks never talk
 """
 
 from __future__ import annotations

@@ -61,7 +61,9 @@ class StoreLink:
         try:
             failed = json.loads(self.store.get(FAILED)) if self.store.check([FAILED]) else None
         except RuntimeError as error:  # the store's own errors derive from it
-            raise EnvironmentProblem("the rank that kept the others together is gone; its own output says why") from error
+            raise EnvironmentProblem(
+                "the rank that kept the others together is gone; its own output says why"
+            ) from error
         if failed is not None and failed["rank"] != self.rank:
             raise OtherRankError(failed["told"], int(failed["exit_code"]))
 
@@ -164,7 +166,8 @@ def _fail(link: StoreLink, error: BaseException) -> None:
 
 
 def _store(told: Ranks) -> dist.Store:
-    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
     place = {
         **ranks.meeting_place(os.environ),
@@ -174,13 +177,13 @@ def _store(told: Ranks) -> dist.Store:
     }
     os.environ.update(place)
     try:
-        store, _, _ = next(iter(dist.rendezvous("env://", timeout=START)))
+        store, _, _ = next(iter(rendezvous("env://", timeout=START)))
     except (RuntimeError, OSError) as error:
         raise EnvironmentProblem(
             f"rank {told.rank} of {told.world} cannot reach the others at {place['MASTER_ADDR']}:{place['MASTER_PORT']}: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    return dist.PrefixStore("slowflow", store)
+    return PrefixStore("slowflow", store)
 
 
 def _choose_device(local: int) -> None:
@@ -195,12 +198,13 @@ def group() -> None:
     """Start the process group that gradients travel through: gloo for tensors on the CPU, nccl for those on GPUs."""
     import torch
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
 
     here = ranks.current()
     if dist.is_initialized() or not isinstance(here.link, StoreLink):
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store = dist.PrefixStore("group", here.link.store)
+    store = PrefixStore("group", here.link.store)
     dist.init_process_group(backend, store=store, rank=here.rank, world_size=here.world, timeout=START)
 
 

@@ -123,6 +123,8 @@ class Ranks:
 
     def _claim(self, folder: Path, missing: int, total: int) -> None:
         done = f"task {self.rank} of {self.world} has made its share of {folder}"
+        if missing and not folder.exists():
+            raise ShareDone(f"{done}, and another task has merged all")
         if missing:
             raise ShareDone(
                 f"{done}; {missing} of {total} shards are missing; the last task merges them, or the same command "
@@ -206,7 +208,9 @@ def meeting_place(environment: Mapping[str, str]) -> dict[str, str]:
     first = re.match(r"([^,\[]+)(?:\[(\d+))?", nodes)
     address = environment.get("MASTER_ADDR") or (first and first[1] + (first[2] or ""))
     if not address or "SLURM_JOB_ID" not in environment:
-        raise InputError("several ranks were launched, but MASTER_ADDR and MASTER_PORT are not set; start with torchrun")
+        raise InputError(
+            "several ranks were launched, but MASTER_ADDR and MASTER_PORT are not set; start with torchrun"
+        )
     number = 31 * _number(environment, "SLURM_JOB_ID") + _number(environment, "SLURM_STEP_ID", 0)
     return {"MASTER_ADDR": address, "MASTER_PORT": environment.get("MASTER_PORT", str(FIRST_PORT + number % PORTS))}
 

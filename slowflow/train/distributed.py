@@ -57,7 +57,8 @@ class ShardedFile:
             step: of the training.
             wait: until the state is whole.
         """
-        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+        from torch.distributed.checkpoint.state_dict_saver import async_save
 
         self.settle(wait=True)
         if self.step == step:
@@ -69,10 +70,10 @@ class ShardedFile:
         if here.leads:
             self._clear(keep=self.step)
         here.meet()
-        writer = dcp.HuggingFaceStorageWriter(str(self.folder(step)), save_distributed=True)
+        writer = HuggingFaceStorageWriter(str(self.folder(step)), save_distributed=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = dcp.async_save(tensors, storage_writer=writer, process_group=self._group)
+            found = async_save(tensors, storage_writer=writer, process_group=self._group)
         self._pending = (step, found if isinstance(found, Future) else found.upload_completion)
         self.settle(wait=wait)
 
@@ -107,11 +108,11 @@ class ShardedFile:
         Raises:
             CheckpointError: parts are damaged or missing.
         """
-        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
         folder = self.folder(self.step or 0)
         try:
-            told = dcp.HuggingFaceStorageReader(str(folder)).read_metadata()
+            told = HuggingFaceStorageReader(str(folder)).read_metadata()
         except Exception as error:  # a damaged part fails in a dozen ways
             raise CheckpointError(f"{folder} cannot be read: {_reason(error)}; it is damaged or incomplete") from error
         return {name: torch.Size(getattr(one, "size", ())) for name, one in told.state_dict_metadata.items()}
@@ -122,14 +123,15 @@ class ShardedFile:
         Raises:
             CheckpointError: parts are damaged or missing, or a value is not finite.
         """
-        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+        from torch.distributed.checkpoint.state_dict_loader import load
 
         folder = self.folder(self.step or 0)
         joined = torch.distributed.is_initialized()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=not joined)
+                load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not joined)
         except Exception as error:
             raise CheckpointError(f"{folder} cannot be read: {_reason(error)}; it is damaged or incomplete") from error
         for name, tensor in tensors.items():

@@ -12,6 +12,7 @@ the same batch, up to the order in which numbers are added.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -125,7 +126,7 @@ class Joined(Team):
         count = -(-largest // (most or largest))
         edges = [first + k * (last - first) // count for k in range(count + 1)]
         pieces = []
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in itertools.pairwise(edges):
             # a rank with one row less than another may have nothing in a piece: a row that weighs nothing stands in
             pieces.append((slice(low, max(high, low + 1)) if low < last else slice(first, first + 1), high - low))
         return [(piece, world * n / rows) for piece, n in pieces]
