@@ -86,7 +86,7 @@ def measure(
     if folder.finished:
         return Measurement.load(folder.path)
     source, bank = Source(model, held, bank_set, probe), Bank.of(bank_set, conditional=model.classes > 0)
-    engine = search.backend(probe.backend, model.interpolant, max(map(len, bank.shards.values())))
+    engine = search.backend(probe.backend, model.interpolant, bank.largest)
     model.net.eval()
     conventions = direction_test(model, held)
     plan = list(_plan(source, probe))
