@@ -39,7 +39,7 @@ CLASSES, ROWS, HELD = 16, 1025, 256
 def sit_xl() -> dict[str, float]:
     """SiT-XL/2: parameters, operations of a call, bytes of a step."""
     with torch.device("meta"):
-        net = SiT(XL)
+        net = SiT(XL).to("meta")
         model = flow_model(net, path="linear", prediction="velocity", name="SiT-XL/2")
         state, t, cond = torch.zeros(1, 4, 32, 32), torch.zeros(1), torch.zeros(1, dtype=torch.int64)
     with FlopCounterMode(display=False) as count, torch.no_grad():
@@ -61,7 +61,7 @@ def sd35_large() -> dict[str, float]:
     from diffusers import SD3Transformer2DModel
 
     with torch.device("meta"):
-        net = SD3Transformer2DModel(**LARGE)
+        net = SD3Transformer2DModel(**LARGE).to("meta")
         inputs = {
             "hidden_states": torch.zeros(1, 16, 128, 128),
             "timestep": torch.zeros(1),

@@ -59,6 +59,7 @@ def posttrain(
 ) -> None:
     """Post-train a copy of the model with a remedy, or plainly as its control arm."""
     output = s.Output(json, quiet)
+    from slowflow.io import ranks
     from slowflow.results import RunResult
     from slowflow.train.loop import TrainConfig
     from slowflow.train.post import make_remedy, post_train
@@ -81,7 +82,9 @@ def posttrain(
         mixed=mixed,
     )
     where, precision = s.setup(threads, device, dtype)
-    opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
+    # for fsdp the whole network may be too large for one device: it is opened on the CPU, and parts go where they belong
+    home = "cpu" if parallel == "fsdp" and ranks.current().link is not None else where
+    opened = s.open_model(model, family, factory, interpolant, prediction, heads, home, precision)
     from slowflow.data.open import open_data
     from slowflow.families.open import identity
     from slowflow.io.run import read_manifest
@@ -112,6 +115,7 @@ def posttrain(
         model_id=identified,
         progress=output.progress(f"post-train {remedy}"),
         parallel=parallel,
+        device=where,
     )
     result = read_manifest(out, "posttrain")["result"]
     checkpoint = out / result["checkpoint"]

@@ -7,12 +7,14 @@ with the same seed see the same images and the same noise.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -90,10 +92,16 @@ class TrainConfig:
         return self.lr_final + 0.5 * (self.lr - self.lr_final) * (1.0 + math.cos(math.pi * share))
 
 
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, n: int, epoch: int) -> np.ndarray:
+    """The order of an epoch; kept, because shuffling a million images takes as long as a small step."""
+    return rng.permutation(seed, "epoch", n, epoch)
+
+
 def batch_rows(seed: int, step: int, batch_size: int, n: int) -> Tensor:
     """Rows of step `step`: the data in a new random order every epoch, without gaps or repeats inside one."""
     first = step * batch_size
-    orders = {e: rng.permutation(seed, "epoch", n, e) for e in range(first // n, (first + batch_size - 1) // n + 1)}
+    orders = {e: _order(seed, n, e) for e in range(first // n, (first + batch_size - 1) // n + 1)}
     return torch.tensor([int(orders[p // n][p % n]) for p in range(first, first + batch_size)])
 
 
@@ -196,6 +204,7 @@ def train(
     heldout: ImageSet | None = None,
     progress: Progress | None = None,
     parallel: str = "ddp",
+    device: torch.device | None = None,
 ) -> TrainState:
     """Train `model.net` in place and return the state; resumes from `state_file` when it exists.
 
@@ -210,6 +219,7 @@ def train(
         heldout: images for the held-out loss; none when None.
         progress: called with (step, steps, note).
         parallel: how joined ranks share the network: ddp (each has all of it) or fsdp (each has a part).
+        device: for fsdp: where the parts go, when the whole network is too large for it and was opened elsewhere.
 
     Raises:
         InputError: data of another shape or with more classes than the model.
@@ -217,7 +227,7 @@ def train(
     """
     check_data(model, data)
     remedy = remedy.bound(model)
-    state = _state(model, remedy, data, config, parallel)
+    state = _state(model, remedy, data, config, parallel, device)
     state.resume(state_file)
     ours, trained = state.team, state.team.training(model)
     model.net.train()
@@ -249,7 +259,14 @@ def train(
     return state
 
 
-def _state(model: FlowModel, remedy: TrainingRemedy, data: ImageSet, config: TrainConfig, parallel: str) -> TrainState:
+def _state(
+    model: FlowModel,
+    remedy: TrainingRemedy,
+    data: ImageSet,
+    config: TrainConfig,
+    parallel: str,
+    device: torch.device | None,
+) -> TrainState:
     """The state before the first step, laid out over the ranks."""
     model.net.train()
     several = ranks.current().link is not None
@@ -259,7 +276,7 @@ def _state(model: FlowModel, remedy: TrainingRemedy, data: ImageSet, config: Tra
         ema_decay=config.ema_decay,
         betas=(config.betas[0], config.betas[1]),
         weight_decay=config.weight_decay,
-        team=team(parallel, model.device, idle=idle),
+        team=team(parallel, (device if parallel == "fsdp" else None) or model.device, idle=idle),
     )
 
 

@@ -56,6 +56,7 @@ def post_train(
     name: str | None = None,
     progress: Progress | None = None,
     parallel: str = "ddp",
+    device: torch.device | None = None,
 ) -> FlowModel:
     """Post-train a copy of the model into the folder `out`, resuming when it is unfinished.
 
@@ -70,6 +71,7 @@ def post_train(
         name: of the result.
         progress: called with (step, steps, note).
         parallel: how joined ranks share the network: ddp or fsdp; it enters no configuration, a run may go on with the other.
+        device: for fsdp: where the parts go, when the model was opened elsewhere.
 
     Returns:
         The post-trained model with its averaged weights.
@@ -92,7 +94,9 @@ def post_train(
         "train": config,
     }
     folder = RunFolder(out, "posttrain", record)
-    trained = model.with_net(copy.deepcopy(model.net), name or f"{model.name}+{described['remedy']}")
+    # what is frozen stays as it is and need not be held twice
+    frozen = {id(p): p for p in model.net.parameters() if not p.requires_grad}
+    trained = model.with_net(copy.deepcopy(model.net, dict(frozen)), name or f"{model.name}+{described['remedy']}")
     weights = folder.path / "model.safetensors"
     if folder.finished:
         return _with_weights(model, weights, trained.name)
@@ -106,6 +110,7 @@ def post_train(
         heldout=held,
         progress=progress,
         parallel=parallel,
+        device=device,
     )
     provenance = {"start": canonical(record["model"]), "remedy": described, "train": asdict(config)}
     finish(folder, trained, state, train_set, provenance)

@@ -44,6 +44,8 @@ class TrainState:
     ) -> None:
         self.net, self.team = net, team or Alone()
         self.ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+        if not self.team.sharded:
+            _share_frozen(net, self.ema.module)
         self.team.spread(net, self.ema.module)
         self.parameters = dict(_trained(net))
         self.optimizer = torch.optim.AdamW(
@@ -170,6 +172,14 @@ class TrainState:
 def _trained(net: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Parameters that training changes, by name."""
     return [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
+
+
+def _share_frozen(net: nn.Module, average: nn.Module) -> None:
+    """What is not trained is its own average: beside a LoRA a second copy would be nearly the whole memory."""
+    for name, parameter in net.named_parameters():
+        if not parameter.requires_grad:
+            place, _, leaf = name.rpartition(".")
+            setattr(average.get_submodule(place), leaf, parameter)
 
 
 def _fill(target: Tensor, source: Tensor) -> None:
