@@ -12,6 +12,7 @@ from slowflow_cli import (
     look,
     making,
     measuring,
+    ranks,
     shared,
     showing,
     studying,
@@ -42,7 +43,7 @@ GROUPS = {
 }
 for _panel, _verbs in GROUPS.items():
     for _function in _verbs:
-        app.command(rich_help_panel=_panel)(shared.verb(_function))
+        app.command(rich_help_panel=_panel)(shared.verb(ranks.spread(_function)))
 
 
 def _version(value: bool) -> None:

@@ -56,6 +56,7 @@ def sample(
     from slowflow.evaluating.sampling import SampleConfig
     from slowflow.evaluating.sampling import sample as run
     from slowflow.families.open import identity
+    from slowflow.io import ranks
 
     pixels = not latents
     if latents and (images is not None or codec is not None):
@@ -77,7 +78,7 @@ def sample(
         model_id=identity(opened.model, protocol),
         progress=output.progress("sample"),
     )
-    if images is not None:
+    if images is not None and ranks.current().leads:
         import numpy as np
 
         from slowflow.figures.samples import COLUMNS, save_sheet

@@ -53,6 +53,9 @@ def posttrain(
     micro_batch: Annotated[int, typer.Option(help="Images through the network at once; 0 = the whole batch.")] = 0,
     mixed: Annotated[bool, typer.Option("--mixed", help="Compute in bfloat16; weights stay float32.")] = False,
     save_every: Annotated[int, typer.Option(help="Steps between saved states.")] = 250,
+    parallel: Annotated[
+        str, typer.Option(help="Under torchrun: ddp (every rank has the whole network) or fsdp (a part of it).")
+    ] = "ddp",
     heldout: s.Heldout = 0.2,
     family: s.Family = "sit",
     factory: s.Factory = None,
@@ -71,6 +74,7 @@ def posttrain(
 ) -> None:
     """Post-train a copy of the model with a remedy, or plainly as its control arm."""
     output = s.Output(json, quiet)
+    from slowflow.io import ranks
     from slowflow.results import RunResult
     from slowflow.train.loop import TrainConfig
     from slowflow.train.post import post_train
@@ -94,7 +98,9 @@ def posttrain(
         mixed=mixed,
     )
     where, precision = s.setup(threads, device, dtype)
-    opened = s.open_model(output, model, family, factory, interpolant, prediction, heads, where, precision)
+    # for fsdp the whole network may be too large for one device: it is opened on the CPU, and parts go where they belong
+    home = "cpu" if parallel == "fsdp" and ranks.current().link is not None else where
+    opened = s.open_model(output, model, family, factory, interpolant, prediction, heads, home, precision)
     from slowflow.data.open import open_data
     from slowflow.families.open import identity
     from slowflow.io.run import read_manifest
@@ -120,6 +126,8 @@ def posttrain(
         heldout=heldout,
         model_id=identified,
         progress=output.progress(f"post-train {remedy}"),
+        parallel=parallel,
+        device=where,
     )
     result = read_manifest(out, "posttrain")["result"]
     checkpoint = out / result["checkpoint"]

@@ -24,6 +24,7 @@ _EXPORTS = {
     "SlowFlowError": "slowflow.errors",
     "compare": "slowflow.comparison",
     "evaluate": "slowflow.api",
+    "joined": "slowflow.io.launch",
     "load": "slowflow.api",
     "measure": "slowflow.api",
     "open_data": "slowflow.data.open",

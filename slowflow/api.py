@@ -122,6 +122,7 @@ def post_train(
     out: str | Path,
     seed: int = 0,
     heldout: float = 0.2,
+    parallel: str = "ddp",
     **settings: Any,
 ) -> FlowModel:
     """A copy of the model, post-trained with `remedy`; resumes `out` when it is unfinished.
@@ -134,12 +135,14 @@ def post_train(
         out: run folder.
         seed: of every draw; equal for arms that are compared.
         heldout: share of each class never trained on.
+        parallel: ddp or fsdp, inside `slowflow.joined()` on several processes.
         settings: other fields of `slowflow.train.loop.TrainConfig`.
     """
     config = TrainConfig(steps=steps, seed=seed, **settings)
     model = _opened(model)
     images = open_data(data, classes=model.classes)
-    return _post_train(model, images, remedy, config, out, heldout=heldout, model_id=identity(model))
+    identified = identity(model)
+    return _post_train(model, images, remedy, config, out, heldout=heldout, model_id=identified, parallel=parallel)
 
 
 def sample(

@@ -21,7 +21,7 @@ from slowflow.evaluating.features import Features, open_features
 from slowflow.families.base import Opened
 from slowflow.families.open import direction_test, identity, open_model
 from slowflow.flow.model import FlowModel
-from slowflow.io import atomic
+from slowflow.io import atomic, ranks
 from slowflow.io.run import RunFolder, verify
 from slowflow.measuring.engine import measure
 from slowflow.measuring.measurement import Measurement
@@ -105,9 +105,12 @@ def run(
         arms.append(arm)
     arms += [loop.post_train("plain", None), loop.post_train("mixflow", gamma)]
     result = {"arms": [asdict(arm) for arm in arms], "check": check, "gamma": gamma}
-    finished = collect(folder.path, result)
-    atomic.write_text(folder.path / "report.html", render(finished))
-    folder.finish(["report.html"], {**result, "answer": answer(finished)})
+    here = ranks.current()
+    if here.leads:
+        finished = collect(folder.path, result)
+        atomic.write_text(folder.path / "report.html", render(finished))
+        folder.finish(["report.html"], {**result, "answer": answer(finished)})
+    here.meet()
     return RunResult.load(folder.path)
 
 

@@ -4,7 +4,8 @@
     OUT/manifest.json                      count, shape, classes and their names, the codec
 
 Every image is cropped as ADM does and, with flips, also mirrored: image i is item i, its mirror item n + i. A draw
-from the encoder's distribution is keyed by (seed, item), so latents do not depend on batches.
+from the encoder's distribution is keyed by (seed, item), so latents depend neither on batches nor on how many processes
+share the work.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from slowflow.codecs.base import Codec
 from slowflow.data.crop import centre_crop
 from slowflow.data.folder import image_files
 from slowflow.errors import DataError, InputError, MissingExtraError
-from slowflow.io import checkpoint
+from slowflow.io import checkpoint, ranks
 from slowflow.io.run import RunFolder
 
 POSTERIORS = ("sample", "mean")
@@ -92,15 +93,18 @@ def encode_folder(
         return dict(run.manifest["result"])
     (run.path / "shards").mkdir(exist_ok=True)
     items = len(files) * (2 if config.flips else 1)
-    shards = []
-    for first in range(0, items, config.shard):
-        name = f"shards/{first:08d}.safetensors"
+    firsts = range(0, items, config.shard)
+    shards = [f"shards/{first:08d}.safetensors" for first in firsts]
+    here = ranks.current()
+    share = here.share(run.path, shards)
+    for first, name in zip(firsts, shards, strict=True):
         ids = range(first, min(first + config.shard, items))
-        if not (run.path / name).exists():
+        if name in share:
+            here.check()
             _write_shard(run.path / name, files, ids, codec, config, shape)
-        shards.append(name)
         if progress is not None:
             progress(ids[-1] + 1, items, "encoding")
+    here.gathered(run.path, shards)
     result = {
         "count": items,
         "shape": list(shape),
@@ -109,7 +113,9 @@ def encode_folder(
         "codec": codec.facts(),
         "shards": shards,
     }
-    run.finish(shards, result)
+    if here.leads:
+        run.finish(shards, result)
+    here.meet()
     return result
 
 

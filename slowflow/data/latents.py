@@ -39,8 +39,17 @@ def open_encoded(folder: Path) -> ImageSet:
         result = read_manifest(folder, "encode")["result"]
     except InputError as error:
         raise DataError(f"the latents in {folder} cannot be used: {error}") from error
-    shards = [checkpoint.load(folder / name).tensors for name in result["shards"]]
-    data, labels = torch.cat([s["data"] for s in shards]), torch.cat([s["labels"] for s in shards])
+    # filled in place: a list of shards beside the whole would be every latent twice
+    data = torch.empty((int(result["count"]), *map(int, result["shape"])))
+    labels, first = torch.empty(len(data), dtype=torch.int64), 0
+    for name in result["shards"]:
+        shard = checkpoint.load(folder / name).tensors
+        last = first + len(shard["labels"])
+        if last > len(data) or shard["data"].shape[1:] != data.shape[1:]:
+            raise DataError(f"{folder / name} does not belong to the {len(data)} latents of {folder}")
+        data[first:last], labels[first:last], first = shard["data"], shard["labels"], last
+    if first != len(data):
+        raise DataError(f"{folder} holds {first} of {len(data)} latents; encode again")
     return ImageSet(folder.name, data, labels, int(result["classes"]), pixels=result["codec"]["name"] == "pixels")
 
 

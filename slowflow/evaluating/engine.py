@@ -20,12 +20,13 @@ from slowflow.data.open import open_data
 from slowflow.errors import InputError
 from slowflow.evaluating.evaluation import Evaluation, feature_file
 from slowflow.evaluating.features import Features
+from slowflow.evaluating.parts import Parts
 from slowflow.flow.count import network_calls
-from slowflow.flow.generate import dequantise, final_states, labels_of, quantise
+from slowflow.flow.generate import dequantise, labels_of, quantise
 from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
 from slowflow.flow.samplers import SAMPLERS
-from slowflow.io import checkpoint
+from slowflow.io import checkpoint, ranks
 from slowflow.io.run import RunFolder, file_sha256, read_json
 
 Progress = Callable[[int, int, str], None]
@@ -100,26 +101,47 @@ def evaluate(
     folder = RunFolder(out, "evaluate", config)
     if folder.finished:
         return Evaluation.load(folder.path)
-    real = _balanced(held, sampling.samples, max(data.classes, 1))
-    ids = np.arange(sampling.samples)
-    labels = labels_of(ids, model.classes)
+    made = {steps: states for steps, states in (known or {}).items() if len(states) >= sampling.samples}
+    needed = [s for s in sampling.steps if s not in made and not (folder.path / feature_file(s)).exists()]
+    before = {steps: sampling.samples * sum(sampling.steps[:k]) for k, steps in enumerate(sampling.steps)}
+
+    def report(steps: int, count: int) -> None:
+        if progress is not None:
+            done = before[steps] + count * steps
+            progress(done, sampling.samples * sum(sampling.steps), f"sampling, {steps} steps")
+
+    parts, here = Parts(folder.path, model, sampling, needed), ranks.current()
+    parts.make(report)
+    if here.leads:
+        _finish(folder, model, data, (train, held), features, sampling, parts, made)
+    here.meet()
+    return Evaluation.load(folder.path)
+
+
+def _finish(
+    folder: RunFolder,
+    model: FlowModel,
+    data: ImageSet,
+    halves: tuple[ImageSet, ImageSet],
+    features: Features,
+    sampling: Sampling,
+    parts: Parts,
+    made: dict[int, np.ndarray],
+) -> None:
+    """Every sample is there: features, facts and the manifest."""
+    train, held = halves
+    real, ids = _balanced(held, sampling.samples, max(data.classes, 1)), np.arange(sampling.samples)
     if not (folder.path / feature_file("real")).exists():
         _store(folder.path / feature_file("real"), features, real.data, real.labels.numpy())
-    total = len(ids) * sum(sampling.steps)
-    done, memorisation = 0, {}
+    memorisation = {}
     for steps in sampling.steps:
         path = folder.path / feature_file(steps)
         if not path.exists():
-
-            def report(count: int, steps: int = steps, before: int = done) -> None:
-                if progress is not None:
-                    progress(before + count * steps, total, f"sampling, {steps} steps")
-
-            images = _samples(model, ids, sampling, steps, data.pixels, (known or {}).get(steps), report)
+            states = parts.states(steps) if steps in parts.steps else torch.from_numpy(made[steps][: len(ids)])
+            images = _seen(states.view(len(ids), *model.shape), data.pixels)
             ratio = nearest_ratio(images, held.data, train.data)
-            _store(path, features, images, labels, {"memorisation": ratio})
-        done += len(ids) * steps
-        memorisation[str(steps)] = checkpoint.load(path).metadata["memorisation"]
+            _store(path, features, images, labels_of(ids, model.classes), {"memorisation": ratio})
+        memorisation[str(steps)] = checkpoint.metadata(path)["memorisation"]
     facts = {
         **_facts(features, held, len(real), data.pixels, model.classes > 0 and data.classes > 0),
         "nfe": {
@@ -130,33 +152,12 @@ def evaluate(
     }
     evaluation = Evaluation(folder.path, dict(folder.config["config"]), facts)
     files = [feature_file("real"), *(feature_file(steps) for steps in sampling.steps)]
+    parts.clear()
     folder.finish(files, {"facts": facts, "summary": evaluation.result()})
-    return Evaluation.load(folder.path)
 
 
-def _samples(
-    model: FlowModel,
-    ids: np.ndarray,
-    sampling: Sampling,
-    steps: int,
-    pixels: bool,
-    known: np.ndarray | None,
-    report: Callable[[int], None],
-) -> Tensor:
+def _seen(states: Tensor, pixels: bool) -> Tensor:
     """Samples as a viewer would see them: pixels go through uint8."""
-    if known is not None and len(known) >= len(ids):
-        states = torch.from_numpy(known[: len(ids)]).view(len(ids), *model.shape)
-    else:
-        states = final_states(
-            model,
-            ids,
-            steps=steps,
-            method=sampling.sampler,
-            guidance=sampling.guidance,
-            seed=sampling.seed,
-            shift=sampling.shift,
-            progress=report,
-        )
     return dequantise(quantise(states)) if pixels else states
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from slowflow.codecs.decoding import Decoder
 from slowflow.config import canonical
@@ -19,7 +20,7 @@ from slowflow.errors import InputError
 from slowflow.flow.count import network_calls
 from slowflow.flow.generate import final_states, labels_of, quantise
 from slowflow.flow.model import FlowModel
-from slowflow.io import atomic, checkpoint
+from slowflow.io import atomic, checkpoint, ranks
 from slowflow.io.run import RunFolder, read_json
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -98,32 +99,41 @@ def sample(
             raise InputError(f"{file} exists and was made by another command; choose another name")
         return {"file": str(file), "nfe": protocol["nfe"], "protocol": protocol}
     run = RunFolder(file.with_name(file.name + ".parts"), "sample", protocol)
-    parts = []
-    for first in range(0, config.n, config.shard):
+    firsts = range(0, config.n, config.shard)
+    names = [f"{first:08d}.safetensors" for first in firsts]
+    here = ranks.current()
+    share = here.share(run.path, names)
+    for first, name in zip(firsts, names, strict=True):
         ids = np.arange(first, min(first + config.shard, config.n))
-        path = run.path / f"{first:08d}.safetensors"
-        if not path.exists():
-            states = final_states(
-                model,
-                ids,
-                steps=config.steps,
-                method=config.sampler,
-                guidance=config.guidance,
-                seed=config.seed,
-                shift=config.shift,
-                batch_size=config.shard,
-            )
-            made = {"states": states} if decoder is None else {"images": torch.from_numpy(decoder(states))}
-            checkpoint.save(path, made, {})
-        parts.append(next(iter(checkpoint.load(path).tensors.values())))
+        if name in share:
+            here.check()
+            checkpoint.save(run.path / name, _made(model, config, ids, decoder), {})
         if progress is not None:
             progress(int(ids[-1]) + 1, config.n, f"sampling, {config.steps} steps")
-    whole = torch.cat(parts)
-    if decoder is None:
-        whole = torch.from_numpy(quantise(whole)) if pixels else whole
-    values = {"arr_0" if whole.dtype == torch.uint8 else "data": whole.numpy()}
-    labels = {"labels": labels_of(np.arange(config.n), model.classes)} if model.classes else {}
-    atomic.write_json(stamp, protocol)
-    atomic.write_bytes(file, npz_bytes({**values, **labels}))
-    shutil.rmtree(run.path)
+    here.gathered(run.path, names)
+    if here.leads:
+        whole = torch.cat([next(iter(checkpoint.load(run.path / name).tensors.values())) for name in names])
+        if decoder is None:
+            whole = torch.from_numpy(quantise(whole)) if pixels else whole
+        values = {"arr_0" if whole.dtype == torch.uint8 else "data": whole.numpy()}
+        labels = {"labels": labels_of(np.arange(config.n), model.classes)} if model.classes else {}
+        atomic.write_json(stamp, protocol)
+        atomic.write_bytes(file, npz_bytes({**values, **labels}))
+        shutil.rmtree(run.path)
+    here.meet()
     return {"file": str(file), "nfe": protocol["nfe"], "protocol": protocol}
+
+
+def _made(model: FlowModel, config: SampleConfig, ids: np.ndarray, decoder: Decoder | None) -> dict[str, Tensor]:
+    """One shard: states, or the images they decode to."""
+    states = final_states(
+        model,
+        ids,
+        steps=config.steps,
+        method=config.sampler,
+        guidance=config.guidance,
+        seed=config.seed,
+        shift=config.shift,
+        batch_size=config.shard,
+    )
+    return {"states": states} if decoder is None else {"images": torch.from_numpy(decoder(states))}

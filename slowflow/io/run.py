@@ -19,7 +19,7 @@ from typing import Any
 
 from slowflow.config import canonical, differences, digest
 from slowflow.errors import ConfigMismatchError, InputError
-from slowflow.io import atomic
+from slowflow.io import atomic, ranks
 
 SCHEMA = 1
 PACKAGES = ("slowflow", "torch", "numpy", "scipy", "pandas", "faiss-cpu", "faiss-gpu")
@@ -73,7 +73,15 @@ class RunFolder:
         self.path = Path(path)
         self.kind = kind
         self.config = {"schema": SCHEMA, "kind": kind, "config": canonical(config)}
-        stored = self.path / "config.json"
+        here = ranks.current()
+        if here.leads:
+            self._open(tidy=not here.array)
+        here.meet()  # the first one makes the folder and clears it of leftovers before any other writes into it
+        if not here.leads:
+            self._open(tidy=False)
+
+    def _open(self, *, tidy: bool) -> None:
+        kind, stored = self.kind, self.path / "config.json"
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file; --out needs a folder")
         if stored.exists():
@@ -89,9 +97,14 @@ class RunFolder:
                     f"{self.path} holds a run with another configuration ({shown}); choose another folder or repeat the old command"
                 )
         else:
-            if self.path.exists() and any(p for p in self.path.iterdir() if not p.name.endswith(".part")):
+            inside = self.path.exists() and any(p for p in self.path.iterdir() if not p.name.endswith(".part"))
+            if inside and stored.exists():  # another task of an array has written it just now
+                return self._open(tidy=tidy)
+            if inside:
                 raise ConfigMismatchError(f"{self.path} is not empty and holds no SlowFlow run; choose another folder")
             atomic.write_json(stored, self.config)
+        if not tidy:
+            return
         self._drop_damaged()
         for leftover in self.path.rglob(".*.part"):
             leftover.unlink(missing_ok=True)
@@ -130,6 +143,7 @@ class RunFolder:
                 "environment": environment(),
             },
         )
+        (self.path / ranks.CLAIM).unlink(missing_ok=True)
 
 
 def read_manifest(path: str | Path, kind: str | None = None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def weights(n: int, resamples: int, seed: int, purpose: str, kept_as: type = np.
     if n < 2:
         raise InputError(f"{n} trajectories cannot be resampled; at least 2 are needed")
     draw = rng.generator(seed, f"bootstrap/{purpose}", n)
-    counts = np.empty((resamples, n), dtype=kept_as)
+    counts: np.ndarray = np.empty((resamples, n), dtype=kept_as)
     for row in counts:  # n draws with replacement, counted: the multinomial law, many times faster than drawing it so
         row[:] = np.bincount(draw.integers(0, n, size=n), minlength=n)
     return counts

@@ -1,7 +1,7 @@
 """measure: from a model and data to a finished Measurement folder.
 
 Work is cut into shards of sample ids. A shard is written when it is done and never again; a run that was stopped
-anywhere goes on with the first missing shard and ends in the same bytes.
+anywhere goes on with the missing shards and ends in the same bytes. Several processes share the shards between them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
 from slowflow.flow.samplers import sampler
 from slowflow.flow.table import levels_of
-from slowflow.io import atomic, checkpoint
+from slowflow.io import atomic, checkpoint, ranks
 from slowflow.io.run import RunFolder
 from slowflow.measuring import screening, search
 from slowflow.measuring.measurement import Measurement
@@ -86,26 +86,40 @@ def measure(
     if folder.finished:
         return Measurement.load(folder.path)
     source, bank = Source(model, held, bank_set, probe), Bank.of(bank_set, conditional=model.classes > 0)
-    engine = search.backend(probe.backend, model.interpolant, max(map(len, bank.shards.values())))
+    engine = search.backend(probe.backend, model.interpolant, bank.largest)
     model.net.eval()
     conventions = direction_test(model, held)
     plan = list(_plan(source, probe))
     names = [shard_name(kind, start, steps, int(ids[0])) for kind, start, steps, ids in plan]
+    here = ranks.current()
+    share = here.share(folder.path, names)
     total, done = sum(len(ids) for *_, ids in plan), 0
     for name, (kind, start, steps, ids) in zip(names, plan, strict=True):
         file = folder.path / name
-        if not file.exists() and nulls_from is not None and kind in (*FROM_IMAGES, *PERFECT) and not probe.measures:
+        if name in share and nulls_from is not None and kind in (*FROM_IMAGES, *PERFECT) and not probe.measures:
             atomic.write_bytes(file, (nulls_from / name).read_bytes())
-        elif not file.exists():
+        elif name in share:
+            here.check()
             _write_shard(file, source, source.make(kind, ids, steps, start), start, bank, engine)
         done += len(ids)
         if progress is not None:
             progress(done, total, f"{kind} states, {steps} steps")
-    if "level" in probe.names:
-        warnings += screening.level_warning(bank, model.interpolant, source.times(probe.grids[0])[1:])
+    here.gathered(folder.path, names)
+    if here.leads:
+        if "level" in probe.names:
+            warnings += screening.level_warning(bank, model.interpolant, source.times(probe.grids[0])[1:])
+        found = {"nfe": calls, "backend": engine, "conventions": conventions.problem, "warnings": warnings}
+        _finish(folder, names, model, bank, held, {**found, "reopen": reopen})
+    here.meet()
+    return Measurement.load(folder.path)
+
+
+def _finish(
+    folder: RunFolder, names: list[str], model: FlowModel, bank: Bank, held: ImageSet, found: dict[str, Any]
+) -> None:
+    """Every shard is there: read the result off them and write the manifest."""
     facts = {
-        "nfe": calls,
-        "backend": engine,
+        **found,
         "device": model.device.type,
         "dtype": str(model.dtype).removeprefix("torch."),
         "bank": {"name": bank.name, "n": len(bank), "sha256": bank.fingerprint},
@@ -113,15 +127,11 @@ def measure(
         "shape": list(model.shape),
         "interpolant": model.interpolant.name,
         "levels": levels_of(model.interpolant),
-        "conventions": conventions.problem,
-        "warnings": warnings,
-        "reopen": reopen,
         "search": _search_facts([folder.path / name for name in names]),
     }
     folder.finish(
         names, {"facts": facts, "summary": Measurement(folder.path, config_of(folder), facts, names).result()}
     )
-    return Measurement.load(folder.path)
 
 
 def config_of(folder: RunFolder) -> dict[str, Any]:
@@ -247,7 +257,7 @@ def _search_facts(paths: list[Path]) -> dict[str, dict[str, float]]:
     """Mean agreement and certified share over all shards, per reference."""
     rows: dict[str, dict[str, list[float]]] = {}
     for path in paths:
-        for name, facts in checkpoint.load(path).metadata["search"].items():
+        for name, facts in checkpoint.metadata(path)["search"].items():
             for key, value in facts.items():
                 rows.setdefault(name, {}).setdefault(key, []).append(value)
     return {

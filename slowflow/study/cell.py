@@ -252,7 +252,7 @@ class Cell:
         trained: dict[str, Any] = {}
         if self.arm.train is not None and failed is None:
             result = read_manifest(self.path / "posttrain", "posttrain")["result"]
-            trained = {key: result[key] for key in ("steps", "rows", "network_calls", "loss") if key in result}
+            trained = {key: result[key] for key in ("steps", "network_calls", "loss") if key in result}
         return {
             "arm": self.arm.name,
             "group": self.arm.group,

@@ -7,12 +7,14 @@ with the same seed see the same images and the same noise.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,9 +23,10 @@ from slowflow.data.images import ImageSet
 from slowflow.errors import InputError, NonFiniteError
 from slowflow.flow.model import FlowModel, conditions
 from slowflow.flow.weighting import loss_weight
-from slowflow.io import checkpoint
+from slowflow.io import checkpoint, ranks
 from slowflow.remedies.base import TrainingRemedy
 from slowflow.train.state import TrainState
+from slowflow.train.teams import Team, team
 
 Progress = Callable[[int, int, str], None]
 
@@ -94,10 +97,16 @@ class TrainConfig:
         return self.lr_final + 0.5 * (self.lr - self.lr_final) * (1.0 + math.cos(math.pi * share))
 
 
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, n: int, epoch: int) -> np.ndarray:
+    """The order of an epoch; kept, because shuffling a million images takes as long as a small step."""
+    return rng.permutation(seed, "epoch", n, epoch)
+
+
 def batch_rows(seed: int, step: int, batch_size: int, n: int) -> Tensor:
     """Rows of step `step`: the data in a new random order every epoch, without gaps or repeats inside one."""
     first = step * batch_size
-    orders = {e: rng.permutation(seed, "epoch", n, e) for e in range(first // n, (first + batch_size - 1) // n + 1)}
+    orders = {e: _order(seed, n, e) for e in range(first // n, (first + batch_size - 1) // n + 1)}
     return torch.tensor([int(orders[p // n][p % n]) for p in range(first, first + batch_size)])
 
 
@@ -110,12 +119,10 @@ class Batch(NamedTuple):
     cond: Tensor
     features: Tensor | None = None
 
-    def parts(self, size: int) -> Iterator[Batch]:
-        """Pieces of at most `size` rows; 0 = in one piece."""
-        for i in range(0, len(self.state), size or len(self.state)):
-            rows = slice(i, i + (size or len(self.state)))
-            features = None if self.features is None else self.features[rows]
-            yield Batch(self.state[rows], self.t[rows], self.target[rows], self.cond[rows], features)
+    def at(self, rows: slice) -> Batch:
+        """Some of its rows."""
+        features = None if self.features is None else self.features[rows]
+        return Batch(self.state[rows], self.t[rows], self.target[rows], self.cond[rows], features)
 
 
 def step_batch(model: FlowModel, remedy: TrainingRemedy, data: ImageSet, config: TrainConfig, step: int) -> Batch:
@@ -155,17 +162,26 @@ def step_loss(model: FlowModel, remedy: TrainingRemedy, data: ImageSet, config: 
     return batch_loss(model, step_batch(model, remedy, data, config, step), config.mixed)
 
 
-def _backward(model: FlowModel, batch: Batch, config: TrainConfig) -> float:
+def _backward(model: FlowModel, batch: Batch, config: TrainConfig, team: Team) -> float:
     """Add the gradient of the whole batch, one piece after the other; returns the loss, without a gradient if not finite."""
     total = 0.0
-    for part in batch.parts(config.micro_batch):
-        loss = batch_loss(model, part, config.mixed)
-        share = len(part.state) / len(batch.state)
-        total += share * loss.item()
-        if not math.isfinite(total):
-            break
-        (loss if share == 1.0 else share * loss).backward()
-    return total
+    cuts = team.cuts(len(batch.state), config.micro_batch)
+    for k, (rows, share) in enumerate(cuts):
+        with team.exchanging(k == len(cuts) - 1):
+            loss = batch_loss(model, batch.at(rows), config.mixed)
+            total += share * loss.item()
+            if team.alone and not math.isfinite(total):
+                break  # ranks must not stop one by one: the others would wait for the gradient
+            (loss if share == 1.0 else share * loss).backward()
+    return team.mean(total)
+
+
+def _idle(model: FlowModel, batch: Batch) -> bool:
+    """Are there trained parameters that get no gradient? Replicas must not wait for theirs."""
+    batch_loss(model, batch.at(slice(0, 1))).backward()
+    idle = any(p.grad is None for p in model.net.parameters() if p.requires_grad)
+    model.net.zero_grad(set_to_none=True)
+    return idle
 
 
 @torch.no_grad()
@@ -193,8 +209,12 @@ def train(
     heldout: ImageSet | None = None,
     snapshots: Mapping[int, Path] | None = None,
     progress: Progress | None = None,
+    parallel: str = "ddp",
+    device: torch.device | None = None,
 ) -> TrainState:
     """Train `model.net` in place and return the state; resumes from `state_file` when it exists.
+
+    Joined ranks share every step (teams.py); how many there are changes nothing but the order of sums.
 
     Args:
         model: conventions and network; the network's weights are the starting point.
@@ -205,6 +225,8 @@ def train(
         heldout: images for the held-out loss; none when None.
         snapshots: step -> file that the averaged weights of that step are written to.
         progress: called with (step, steps, note).
+        parallel: how joined ranks share the network: ddp (each has all of it) or fsdp (each has a part).
+        device: for fsdp: where the parts go, when the whole network is too large for it and was opened elsewhere.
 
     Raises:
         InputError: data of another shape or with more classes than the model.
@@ -212,27 +234,20 @@ def train(
     """
     check_data(model, data)
     remedy = remedy.bound(in_parts(model, config.micro_batch))
-    state = TrainState(
-        model.net,
-        ema_decay=config.ema_decay,
-        betas=(config.betas[0], config.betas[1]),
-        weight_decay=config.weight_decay,
-        ema_ramp=config.ema_ramp,
-    )
-    if state_file.exists():
-        state.load(state_file)
+    state = _state(model, remedy, data, config, parallel, device)
+    state.resume(state_file)
+    ours, trained = state.team, state.team.training(model)
     model.net.train()
     while state.step < config.steps:
         for group in state.optimizer.param_groups:
             group["lr"] = config.learning_rate(state.step)
         state.optimizer.zero_grad(set_to_none=True)
-        with state.counting():
-            loss = _backward(model, step_batch(model, remedy, data, config, state.step), config)
+        loss = _backward(trained, step_batch(model, remedy, data, config, state.step), config, ours)
         if not math.isfinite(loss):
             raise _diverged("loss", loss, state.step, state_file)
-        norm = nn.utils.clip_grad_norm_(state.parameters.values(), config.clip)
-        if not math.isfinite(float(norm)):
-            raise _diverged("gradient norm", float(norm), state.step, state_file)
+        norm = ours.clipped(list(state.parameters.values()), config.clip)
+        if not math.isfinite(norm):
+            raise _diverged("gradient norm", norm, state.step, state_file)
         state.optimizer.step()
         state.ema.update_parameters(state.net)
         state.step += 1
@@ -243,9 +258,12 @@ def train(
             state.validation.append((state.step, value))
         # before the state: a run that is cut between the two makes the snapshot again, never misses it
         if snapshots is not None and state.step in snapshots:
-            checkpoint.save(snapshots[state.step], state.ema_net.state_dict(), {"step": state.step})
+            averaged = state.averaged()
+            if ranks.current().leads:
+                checkpoint.save(snapshots[state.step], averaged, {"step": state.step})
+        state.settle(state_file)
         if last or state.step % config.save_every == 0:
-            state.save(state_file)
+            state.save(state_file, last=last)
         if progress is not None:
             recent = state.losses[-100:]
             progress(state.step, config.steps, f"loss {sum(recent) / len(recent):.4f}")
@@ -268,6 +286,28 @@ class _InParts(nn.Module):
 def in_parts(model: FlowModel, size: int) -> FlowModel:
     """The model as a rollout sees it, `size` rows at once; 0 = all."""
     return model.with_net(_InParts(model.net, size)) if size else model
+
+
+def _state(
+    model: FlowModel,
+    remedy: TrainingRemedy,
+    data: ImageSet,
+    config: TrainConfig,
+    parallel: str,
+    device: torch.device | None,
+) -> TrainState:
+    """The state before the first step, laid out over the ranks."""
+    model.net.train()
+    several = ranks.current().link is not None
+    idle = several and parallel == "ddp" and _idle(model, step_batch(model, remedy, data, config, 0))
+    return TrainState(
+        model.net,
+        ema_decay=config.ema_decay,
+        betas=(config.betas[0], config.betas[1]),
+        weight_decay=config.weight_decay,
+        ema_ramp=config.ema_ramp,
+        team=team(parallel, (device if parallel == "fsdp" else None) or model.device, idle=idle),
+    )
 
 
 def _diverged(what: str, value: float, step: int, state_file: Path) -> NonFiniteError:

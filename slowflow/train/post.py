@@ -65,6 +65,8 @@ def post_train(
     name: str | None = None,
     keep: Sequence[int] = (),
     progress: Progress | None = None,
+    parallel: str = "ddp",
+    device: torch.device | None = None,
 ) -> FlowModel:
     """Post-train a copy of the model into the folder `out`, resuming when it is unfinished.
 
@@ -79,6 +81,8 @@ def post_train(
         name: of the result.
         keep: steps whose averaged weights are also kept, in `snapshot_file(out, step)`.
         progress: called with (step, steps, note).
+        parallel: how joined ranks share the network: ddp or fsdp; it enters no configuration, a run may go on with the other.
+        device: for fsdp: where the parts go, when the model was opened elsewhere.
 
     Returns:
         The post-trained model with its averaged weights.
@@ -101,10 +105,12 @@ def post_train(
         "train": config,
     }
     folder = RunFolder(out, "posttrain", record)
-    trained = model.with_net(copy.deepcopy(model.net), name or f"{model.name}+{described['remedy']}")
+    # what is frozen stays as it is and need not be held twice
+    frozen = {id(p): p for p in model.net.parameters() if not p.requires_grad}
+    trained = model.with_net(copy.deepcopy(model.net, dict(frozen)), name or f"{model.name}+{described['remedy']}")
     weights = folder.path / "model.safetensors"
     if folder.finished:
-        return with_weights(trained, weights)
+        return with_weights(model, weights, trained.name)
     if arrays:
         atomic.write_json(folder.path / ARRAYS, arrays)
     train_set, held = data.split(heldout)
@@ -117,11 +123,13 @@ def post_train(
         heldout=held,
         snapshots={step: snapshot_file(folder.path, step) for step in keep},
         progress=progress,
+        parallel=parallel,
+        device=device,
     )
     provenance = {"start": canonical(record["model"]), "remedy": described, "train": asdict(config)}
     calls = {"trained": state.step * config.batch_size, "extra": state.step * bound.calls(config.batch_size)}
     finish(folder, trained, state, train_set, provenance, files=[ARRAYS] if arrays else [], network_calls=calls)
-    return with_weights(trained, weights)
+    return with_weights(model, weights, trained.name)
 
 
 def snapshot_file(folder: str | Path, step: int) -> Path:
@@ -137,8 +145,8 @@ def described_remedy(bound: TrainingRemedy) -> tuple[dict[str, Any], dict[str, A
     return {"remedy": name_of(bound), **whole, **short}, arrays
 
 
-def with_weights(model: FlowModel, weights: Path) -> FlowModel:
+def with_weights(model: FlowModel, weights: Path, name: str | None = None) -> FlowModel:
     """The same conventions around the weights of a file."""
     net = copy.deepcopy(model.net)
     net.load_state_dict(checkpoint.load(weights).tensors)
-    return model.with_net(net.eval())
+    return model.with_net(net.eval(), name)

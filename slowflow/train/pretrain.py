@@ -18,7 +18,7 @@ from slowflow.families.metadata import describe
 from slowflow.families.sit import flow_model
 from slowflow.families.sit.backbone import SiT, SiTConfig, initialise
 from slowflow.flow.model import FlowModel
-from slowflow.io import atomic, checkpoint
+from slowflow.io import atomic, checkpoint, ranks
 from slowflow.io.run import RunFolder
 from slowflow.remedies.plain import Plain
 from slowflow.train.loop import Progress, TrainConfig, check_data, train
@@ -104,7 +104,10 @@ def finish(
     **more: Any,
 ) -> None:
     """Write the averaged weights, the loss curve and, last, the manifest, with `more` in its result."""
-    averaged = state.ema_net.state_dict()
+    averaged = state.averaged()
+    here = ranks.current()
+    if not here.leads:
+        return here.meet()
     metadata = {"model": describe(model), "provenance": provenance}
     checkpoint.save(folder.path / "model.safetensors", averaged, metadata)
     atomic.write_text(folder.path / "history.json", state.history_json())
@@ -112,10 +115,10 @@ def finish(
     result = {
         "checkpoint": "model.safetensors",
         "steps": state.step,
-        "rows": state.rows,
         "loss": sum(tail) / len(tail),
         "heldout_loss": state.validation[-1][1] if state.validation else None,
         "data": {"name": data.name, "sha256": data.fingerprint, "n": len(data)},
         **more,
     }
     folder.finish(["model.safetensors", "history.json", *files], result)
+    here.meet()

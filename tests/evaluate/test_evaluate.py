@@ -15,7 +15,7 @@ import torch
 from slowflow.data.images import ImageSet
 from slowflow.data.open import open_data
 from slowflow.errors import ConfigMismatchError, DataError, InputError
-from slowflow.evaluating import engine, frechet
+from slowflow.evaluating import frechet, parts
 from slowflow.evaluating.engine import Sampling, evaluate, evaluate_file
 from slowflow.evaluating.evaluation import Evaluation
 from slowflow.evaluating.features import Features, open_features
@@ -115,7 +115,7 @@ def test_a_finished_run_returns_at_once(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a finished run made samples again")
 
-    monkeypatch.setattr(engine, "final_states", never)
+    monkeypatch.setattr(parts, "final_states", never)
     assert evaluate(tiny_model(), images, PIXELS, SAMPLING, finished.path, heldout=0.5).steps == [2, 8]
 
 
@@ -146,7 +146,7 @@ def test_known_samples_give_the_same_features(
     finished: Evaluation, tmp_path: Path, tiny_model: Factory, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = {steps: final_states(tiny_model(), np.arange(60), steps=steps).flatten(1).numpy() for steps in (2, 8)}
-    monkeypatch.setattr(engine, "final_states", None)  # the known ones must be enough
+    monkeypatch.setattr(parts, "final_states", None)  # the known ones must be enough
     evaluate(tiny_model(), images, PIXELS, SAMPLING, tmp_path / "run", heldout=0.5, known=known)
     assert contents(tmp_path / "run") == contents(finished.path)
 

@@ -128,7 +128,7 @@ def test_every_arm_costs_the_same_network_calls(whole):
     heun = whole.rows[whole.rows["arm"] == "heun"]
     assert set(zip(heun["budget"], heun["steps"], heun["nfe"], strict=True)) == {(2, 1, 2), (4, 2, 4)}
     trained = [cell["train"] for cell in whole.cells if cell["train"]]
-    assert {(one["steps"], one["rows"]) for one in trained} == {(6, 48)}
+    assert {(one["steps"], one["network_calls"]["trained"]) for one in trained} == {(6, 48)}
 
 
 def test_only_small_files_are_left(whole):

@@ -650,3 +650,12 @@ def tiny_like(model):
     for name, parameter in fresh.net.named_parameters():
         parameter.requires_grad_(wanted[name])
     return fresh
+
+
+def test_frozen_weights_are_held_once():
+    net = tiny().net
+    net.blocks[0].attn.qkv.weight.requires_grad_(False)
+    state = TrainState(net, ema_decay=0.9, betas=(0.9, 0.999), weight_decay=0.0)
+    held = dict(state.ema_net.named_parameters())
+    for name, parameter in net.named_parameters():
+        assert (held[name] is parameter) == (not parameter.requires_grad)

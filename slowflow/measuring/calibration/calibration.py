@@ -223,7 +223,7 @@ def _measured(world: World, folder: RunFolder | None, said: Callable[[int], None
 def _observed(world: World, states: Mapping[str, Trajectories]) -> Arrays:
     """What the references say of one shard; the states themselves are let go."""
     found: Arrays = {}
-    engine = search.backend("auto", world.source.model.interpolant, max(map(len, world.bank.shards.values())))
+    engine = search.backend("auto", world.source.model.interpolant, world.bank.largest)
     for kind, batch in states.items():
         for name in world.source.probe.names:
             reference = REFERENCES.get(name)
