@@ -16,7 +16,7 @@ from torch import nn
 
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError, NonFiniteError
-from slowflow.flow.grids import warp
+from slowflow.flow.grids import unwarp, warp
 from slowflow.flow.habits import Training
 from slowflow.flow.interpolants import interpolant
 from slowflow.flow.model import FlowModel
@@ -238,6 +238,19 @@ def test_strength_zero_of_every_remedy_is_plain_training_bit_for_bit(path, tmp_p
     assert ends["plain", "{}", "uniform"] != ends["plain", "{}", "beta21"]
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_strength_zero_is_plain_under_a_shift_in_either_order(order):
+    noise, data = pair(dtype=torch.float32)
+    shifted = model("gvp", shift=3.0, training=Training("logit-normal", (0.001, 1.0)))
+    cond = torch.zeros(N, dtype=torch.int64)
+    plain = Plain(time_law="uniform").bound(shifted).pair(noise, data, seeded(), cond)
+    for name, settings in (*NONE.items(), *ALSO_NONE):
+        own = {"order": order} if "order" in REMEDIES.get(name).settings() else {}
+        bound = remedy(name, **{"time_law": "uniform", **settings, **own}).bound(shifted)
+        got = bound.pair(noise, data, seeded(), cond)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(got, plain, strict=True)), (name, settings)
+
+
 @pytest.mark.parametrize("name", sorted(NONE.keys() - {"plain", "plain-beta"}))
 def test_a_remedy_with_strength_is_not_plain_training(name):
     """The control of the test above: with its default strength every remedy does change the pair."""
@@ -300,6 +313,11 @@ def test_centred_jitter_is_symmetric_about_the_label_and_narrows_at_the_end():
     place = ((m - t) / half).numpy()
     assert stats.kstest(place, stats.uniform(-1, 2).cdf).pvalue > 1e-3
     assert torch.equal(t, MixFlow(0.6).times(20_000, seeded(1))[0])
+    paper = law_of("jitter", gamma=0.6, form="centred", order="paper", shift=3.0)
+    torch.testing.assert_close(unwarp(paper[1], 3.0), m, rtol=0, atol=1e-12)
+    released = law_of("jitter", gamma=0.6, form="centred", shift=3.0)
+    assert torch.equal(released[0], paper[0])
+    assert not torch.equal(released[1], paper[1])
 
 
 def test_noise_blind_labels_are_independent_of_plain_inputs():
