@@ -585,7 +585,7 @@ def test_soar_by_hand(path):
     last = coefficients(path, 0.9)[1]
     for i in range(N):
         start = float(t0[i])
-        end, low = start + 0.1, max(start - 0.5 * (1 - start), 0.2)
+        end, low = min(start + 0.1, 0.8), max(start - 0.5 * (1 - start), 0.2)
         label = low + (end - low) * float(u[i])
         assert float(got.t[i]) == pytest.approx(label, abs=1e-12)
         alpha, sigma, *_ = coefficients(path, start)
@@ -611,6 +611,15 @@ def test_soar_on_the_linear_path_has_the_published_noise_levels_and_target():
     torch.testing.assert_close(-got.target[late], towards_noise[late], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["self-forcing", "soar", "reflexflow"])
+def test_labels_of_rollouts_keep_to_the_times_of_training(name):
+    noise, data = pair(n=500)
+    trained = replace(linear_field("vp"), training=Training("uniform", (0.1, 0.95)), shift=2.0)
+    got = remedy(name, share=1.0).bound(trained).pair(noise, data, seeded())
+    low, high = (float(warp(torch.tensor(t, dtype=DOUBLE), 2.0)) for t in (0.1, 0.95))
+    assert low <= float(got.t.min()) < float(got.t.max()) <= high
+
+
 def test_a_guided_step_of_soar_is_guided_and_costs_two_calls():
     noise, data = pair()
     classes = torch.arange(N) % 2
@@ -623,9 +632,10 @@ def test_a_guided_step_of_soar_is_guided_and_costs_two_calls():
     )
     got = made.pair(noise, data, seeded(11), classes)
     t0 = 0.2 + 0.3 * torch.rand(N, dtype=DOUBLE, generator=seeded(11))
-    scale = ((got.t) / (t0 + 0.1)).view(-1, 1, 1, 1)
-    reached = interpolant("linear").state(noise, data, t0) + 0.1 * 3.0  # 0 + 3 (1 - 0)
-    rest = (1 - got.t).view(-1, 1, 1, 1) - scale * (0.9 - t0).view(-1, 1, 1, 1)
+    end = (t0 + 0.1).clamp(max=0.5)
+    step, scale = (end - t0).view(-1, 1, 1, 1), (got.t / end).view(-1, 1, 1, 1)
+    reached = interpolant("linear").state(noise, data, t0) + step * 3.0  # guided velocity 0 + 3 (1 - 0)
+    rest = (1 - got.t).view(-1, 1, 1, 1) - scale * (1 - end).view(-1, 1, 1, 1)
     torch.testing.assert_close(got.state, scale * reached + rest * noise, rtol=0, atol=1e-9)
     assert made.calls(N) == 2 * N
     with pytest.raises(InputError, match="no null condition"):
@@ -644,7 +654,7 @@ def test_reflexflow_by_hand(path):
     u[order] = torch.rand(N, dtype=DOUBLE, generator=draw)
     for i in range(N):
         start = float(t0[i])
-        label = start + (1 - start) * float(u[i])
+        label = start + (0.6 - start) * float(u[i])
         assert float(got.t[i]) == pytest.approx(label, abs=1e-12)
         alpha, sigma, alpha_dot, sigma_dot = coefficients(path, start)
         state = alpha * data[i] + sigma * noise[i]
