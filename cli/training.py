@@ -131,6 +131,9 @@ def posttrain(
     )
     result = read_manifest(out, "posttrain")["result"]
     checkpoint = out / result["checkpoint"]
+    calls = result.get("network_calls") or {}
+    if calls.get("extra"):
+        output.say(f"network calls: {calls['trained']:,} trained, {calls['extra']:,} more for the remedy")
     output.say(f"loss {result['loss']:.4f} after {result['steps']} steps; checkpoint: {checkpoint}")
     output.answer(
         {
@@ -139,7 +142,7 @@ def posttrain(
             "loss": result["loss"],
             "gamma": number,
             "remedy": remedy,
-            "network_calls": result.get("network_calls"),
+            "network_calls": calls,
         }
     )
 

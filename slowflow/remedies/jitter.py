@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
+from slowflow.flow.grids import warp
 from slowflow.remedies import REMEDIES, TrainingRemedy
 from slowflow.remedies.base import Times, choice_checked, share_checked
 from slowflow.remedies.mixflow import MixFlow
@@ -57,11 +59,16 @@ class Jitter(TrainingRemedy):
 
     def times(self, n: int, generator: torch.Generator | None) -> Times:
         """(label, time of the input, time of the input)."""
-        t, m, _ = self._slowed().times(n, generator)
-        u = torch.rand(n, dtype=torch.float64, generator=generator)
         if self.form == "centred":
-            m = t + torch.minimum(self.gamma * t / 2, 1.0 - t) * (2.0 * u - 1.0)
+            drawn = self.drawn(n, generator)
+            u = torch.rand(n, dtype=torch.float64, generator=generator)
+            t = warp(drawn, self.shift)
+            m = self._around(t, u) if self.order == "released" else warp(self._around(drawn, u), self.shift)
             return t, m, m
-        swap = u < 0.5
+        t, m, _ = self._slowed().times(n, generator)
+        swap = torch.rand(n, dtype=torch.float64, generator=generator) < 0.5
         label, m = torch.where(swap, m, t), torch.where(swap, t, m)
         return label, m, m
+
+    def _around(self, t: Tensor, u: Tensor) -> Tensor:
+        return t + torch.minimum(self.gamma * t / 2, 1.0 - t) * (2.0 * u - 1.0)

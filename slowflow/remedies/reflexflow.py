@@ -1,13 +1,14 @@
 """reflexflow: one simulated sampling step from a real pair, and the direction from there to the datum.
 
-    x0 on the path of (noise, data) at t0;   t1 = t0 + (1 - t0) U;   x = x0 + (t1 - t0) v(x0, t0)
+    x0 on the path of (noise, data) at t0;   t1 ~ U[t0, 1];   x = x0 + (t1 - t0) v(x0, t0)
     published   || v(x, t1) / |v(x, t1)| - (data - x) / |data - x| ||^2,   with the gradient of the step
     here        state x, label t1, target |u| (data - x) / |data - x|,   u the pair's own velocity, without that gradient
 
 so that the squared error asks for the published direction at the path's speed (`direction`), or for the whole vector
 (data - x) / (1 - t1) that lands on the datum (`data`). On curved paths the vector is the velocity that belongs to
 (data, what is left of x). The published second part, a reweighting by frequency, is not included.
-Directions are those of a velocity, so other predictions are refused.
+Directions are those of a velocity, so other predictions are refused. Where a network is trained on a shorter interval than
+[0, 1], t1 ends with it.
 Source: ReflexFlow 2025 (arXiv 2512.04904), anti-drift rectification; formulas only.
 """
 
@@ -63,7 +64,7 @@ class ReflexFlow(Rollout):
         """The state after one step of random length."""
         path = interpolant(self.interpolant)
         u = torch.rand(len(t), dtype=torch.float64, generator=generator).to(t.device)
-        label = t + (1.0 - t) * u
+        label = t + (self.last(t) - t) * u
         start = path.state(noise, data, t)
         state = start + expand(label - t, start) * self.trained().velocity(start, t, cond)
         if self.target == "data":

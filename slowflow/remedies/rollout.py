@@ -97,9 +97,13 @@ class Rollout(TrainingRemedy):
     def after(self, t: Tensor, count: float) -> Tensor:
         """The time `count` model steps after t (before it when negative), within the times of training."""
         start = unwarp(t, self.shift)
-        low = start.clamp(max=self.support[0])
-        moved = torch.maximum((start + count / self.steps).clamp(max=1.0), low)
+        low, high = start.clamp(max=self.support[0]), start.clamp(min=self.support[1])
+        moved = torch.minimum(torch.maximum(start + count / self.steps, low), high)
         return self.rounded(warp(moved, self.shift))
+
+    def last(self, t: Tensor) -> Tensor:
+        """The last time of training, for labels t."""
+        return torch.maximum(t, warp(t.new_tensor(self.support[1]), self.shift))
 
     def least_sigma(self, path: Interpolant) -> float:
         """sigma one model step before the end."""

@@ -16,7 +16,7 @@ from torch import nn
 
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError, NonFiniteError
-from slowflow.flow.grids import warp
+from slowflow.flow.grids import unwarp, warp
 from slowflow.flow.habits import Training
 from slowflow.flow.interpolants import interpolant
 from slowflow.flow.model import FlowModel
@@ -238,6 +238,19 @@ def test_strength_zero_of_every_remedy_is_plain_training_bit_for_bit(path, tmp_p
     assert ends["plain", "{}", "uniform"] != ends["plain", "{}", "beta21"]
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_strength_zero_is_plain_under_a_shift_in_either_order(order):
+    noise, data = pair(dtype=torch.float32)
+    shifted = model("gvp", shift=3.0, training=Training("logit-normal", (0.001, 1.0)))
+    cond = torch.zeros(N, dtype=torch.int64)
+    plain = Plain(time_law="uniform").bound(shifted).pair(noise, data, seeded(), cond)
+    for name, settings in (*NONE.items(), *ALSO_NONE):
+        own = {"order": order} if "order" in REMEDIES.get(name).settings() else {}
+        bound = remedy(name, **{"time_law": "uniform", **settings, **own}).bound(shifted)
+        got = bound.pair(noise, data, seeded(), cond)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(got, plain, strict=True)), (name, settings)
+
+
 @pytest.mark.parametrize("name", sorted(NONE.keys() - {"plain", "plain-beta"}))
 def test_a_remedy_with_strength_is_not_plain_training(name):
     """The control of the test above: with its default strength every remedy does change the pair."""
@@ -300,6 +313,11 @@ def test_centred_jitter_is_symmetric_about_the_label_and_narrows_at_the_end():
     place = ((m - t) / half).numpy()
     assert stats.kstest(place, stats.uniform(-1, 2).cdf).pvalue > 1e-3
     assert torch.equal(t, MixFlow(0.6).times(20_000, seeded(1))[0])
+    paper = law_of("jitter", gamma=0.6, form="centred", order="paper", shift=3.0)
+    torch.testing.assert_close(unwarp(paper[1], 3.0), m, rtol=0, atol=1e-12)
+    released = law_of("jitter", gamma=0.6, form="centred", shift=3.0)
+    assert torch.equal(released[0], paper[0])
+    assert not torch.equal(released[1], paper[1])
 
 
 def test_noise_blind_labels_are_independent_of_plain_inputs():
@@ -567,7 +585,7 @@ def test_soar_by_hand(path):
     last = coefficients(path, 0.9)[1]
     for i in range(N):
         start = float(t0[i])
-        end, low = start + 0.1, max(start - 0.5 * (1 - start), 0.2)
+        end, low = min(start + 0.1, 0.8), max(start - 0.5 * (1 - start), 0.2)
         label = low + (end - low) * float(u[i])
         assert float(got.t[i]) == pytest.approx(label, abs=1e-12)
         alpha, sigma, *_ = coefficients(path, start)
@@ -593,6 +611,15 @@ def test_soar_on_the_linear_path_has_the_published_noise_levels_and_target():
     torch.testing.assert_close(-got.target[late], towards_noise[late], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["self-forcing", "soar", "reflexflow"])
+def test_labels_of_rollouts_keep_to_the_times_of_training(name):
+    noise, data = pair(n=500)
+    trained = replace(linear_field("vp"), training=Training("uniform", (0.1, 0.95)), shift=2.0)
+    got = remedy(name, share=1.0).bound(trained).pair(noise, data, seeded())
+    low, high = (float(warp(torch.tensor(t, dtype=DOUBLE), 2.0)) for t in (0.1, 0.95))
+    assert low <= float(got.t.min()) < float(got.t.max()) <= high
+
+
 def test_a_guided_step_of_soar_is_guided_and_costs_two_calls():
     noise, data = pair()
     classes = torch.arange(N) % 2
@@ -605,9 +632,10 @@ def test_a_guided_step_of_soar_is_guided_and_costs_two_calls():
     )
     got = made.pair(noise, data, seeded(11), classes)
     t0 = 0.2 + 0.3 * torch.rand(N, dtype=DOUBLE, generator=seeded(11))
-    scale = ((got.t) / (t0 + 0.1)).view(-1, 1, 1, 1)
-    reached = interpolant("linear").state(noise, data, t0) + 0.1 * 3.0  # 0 + 3 (1 - 0)
-    rest = (1 - got.t).view(-1, 1, 1, 1) - scale * (0.9 - t0).view(-1, 1, 1, 1)
+    end = (t0 + 0.1).clamp(max=0.5)
+    step, scale = (end - t0).view(-1, 1, 1, 1), (got.t / end).view(-1, 1, 1, 1)
+    reached = interpolant("linear").state(noise, data, t0) + step * 3.0  # guided velocity 0 + 3 (1 - 0)
+    rest = (1 - got.t).view(-1, 1, 1, 1) - scale * (1 - end).view(-1, 1, 1, 1)
     torch.testing.assert_close(got.state, scale * reached + rest * noise, rtol=0, atol=1e-9)
     assert made.calls(N) == 2 * N
     with pytest.raises(InputError, match="no null condition"):
@@ -626,7 +654,7 @@ def test_reflexflow_by_hand(path):
     u[order] = torch.rand(N, dtype=DOUBLE, generator=draw)
     for i in range(N):
         start = float(t0[i])
-        label = start + (1 - start) * float(u[i])
+        label = start + (0.6 - start) * float(u[i])
         assert float(got.t[i]) == pytest.approx(label, abs=1e-12)
         alpha, sigma, alpha_dot, sigma_dot = coefficients(path, start)
         state = alpha * data[i] + sigma * noise[i]
