@@ -1,6 +1,6 @@
 """Turn a finished classifier folder into a bundled feature extractor.
 
-    python reports/make_features_card.py RUN NAME LABEL "summary" "source"
+python reports/make_features_card.py RUN NAME LABEL "summary" "source"
 """
 
 from __future__ import annotations
