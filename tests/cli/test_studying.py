@@ -53,7 +53,9 @@ def test_compare_says_differences_and_regret(study):
     out, err = slowflow("compare", study, "--json")
     found = json.loads(out)
     assert {"table", "differences", "regret"} <= found.keys()
-    row = next(r for r in found["differences"] if r["arm"] == "mixflow-0.4" and r["length"] == 3000 and r["metric"] == "fd")
+    row = next(
+        r for r in found["differences"] if r["arm"] == "mixflow-0.4" and r["length"] == 3000 and r["metric"] == "fd"
+    )
     assert {"value", "low", "high", "n", "seeds", "against", "nfe"} <= row.keys()
     assert row["against"] == "plain"
     assert {one["method"] for one in found["regret"]} >= {"excess", "fixed 0.8", "fixed 0.4"}
@@ -100,8 +102,12 @@ def test_a_study_is_drawn_and_is_no_report(study, tmp_path):
 
 
 def test_suggest_takes_the_method_asked_for(measured):
-    fits = {m: json.loads(slowflow("suggest", measured, "--method", m, "--json")[0]) for m in ("auto", "band", "excess")}
-    assert fits["auto"]["gamma"] == fits["band"]["gamma"] == min(max(fits["band"]["estimates"]["band"]["value"], 0.0), 1.0)
+    fits = {
+        m: json.loads(slowflow("suggest", measured, "--method", m, "--json")[0]) for m in ("auto", "band", "excess")
+    }
+    assert (
+        fits["auto"]["gamma"] == fits["band"]["gamma"] == min(max(fits["band"]["estimates"]["band"]["value"], 0.0), 1.0)
+    )
     assert "auto takes the band" in fits["auto"]["chosen"]
     zero = fits["excess"]["estimates"]["excess_genuine"]["value"]
     assert fits["excess"]["gamma"] == min(max(zero, 0.0), 1.0)
