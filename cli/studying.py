@@ -81,7 +81,23 @@ def compare(
             clear = "" if row["low"] <= 0.0 <= row["high"] else "  *"
             output.say(f"  {row['arm']:<28} {row['value']:+9.3f} [{row['low']:+.3f}, {row['high']:+.3f}]{clear}")
     output.say("\n* its 95 % interval excludes zero; many differences are shown, so expect one in twenty by chance")
+    _say_regret(output, found.regret)
     output.answer(answer(found))
+
+
+def _say_regret(output: s.Output, table: Any) -> None:
+    """What a suggested gamma costs against the best of the sweep, after the longest training."""
+    if table is None:
+        return
+    last = table[(table["length"] == table["length"].max()) & (table["metric"] == "fd")]
+    for steps, rows in last.groupby("budget"):
+        output.say(f"\nregret in fd at {steps} steps (best of the sweep: gamma {rows['best'].iloc[0]:g})")
+        for row in rows.to_dict("records"):
+            word = "within the sweep's noise" if row["within_noise"] else "more than the sweep's noise"
+            output.say(
+                f"  {row['method']:<10} gamma {row['gamma']:.3f}  {row['value']:+8.3f} "
+                f"[{row['low']:+.3f}, {row['high']:+.3f}]  {word}"
+            )
 
 
 def _steps(table: Any) -> str:

@@ -21,6 +21,7 @@ from slowflow.records import Estimate
 from slowflow.results import Arm, RunResult, lag_changes
 from slowflow.sweep import pooled
 from slowflow.sweep.folder import BASE, StudyResult, is_study
+from slowflow.sweep.regret import PAPER, regret_table, suggestions
 
 OURS = ("arm", "metric", "steps", "nfe", "value", "low", "high", "n")
 BETWEEN = (*OURS[:4], "against", *OURS[4:])
@@ -37,11 +38,14 @@ class Comparison:
         differences: arm minus `against`, paired, in the same columns.
         lag_change: change of the main lag from the first to the second of two measurements, in units of gamma, negative =
             smaller lag after; None where there are no two.
+        regret: of the gammas that the measurement of a study's base suggests, and of the paper's fixed ones; None where no
+            sweep over gamma is finished.
     """
 
     table: pd.DataFrame
     differences: pd.DataFrame
     lag_change: Estimate | None = None
+    regret: pd.DataFrame | None = None
     measurements: dict[str, Measurement] = field(default_factory=dict, repr=False)
 
     @property
@@ -110,7 +114,7 @@ def _of_runs(result: RunResult, against: str | None) -> Comparison:
         pd.DataFrame(table, columns=list(OURS)),
         pd.DataFrame(between, columns=list(BETWEEN)),
         change,
-        result.measurements,
+        measurements=result.measurements,
     )
 
 
@@ -181,13 +185,23 @@ def _of_studies(studies: Sequence[StudyResult], against: str | None) -> Comparis
         lines = differences(_meaning(studies[0]), _meaning(other))
         if lines:
             raise InputError(f"{studies[0].path} and {other.path} differ in {lines[0]}")
-    tables, between = [], []
+    tables, between, costs = [], [], []
     for one in studies:
         prefix = "" if len(studies) == 1 else f"{one.protocol['name']}/"
         chosen = against or ("plain" if "plain" in one.arms else BASE)
         tables.append(_named(pooled.over_seeds(one), prefix))
         between.append(_named(pooled.differences(one, chosen), prefix))
-    return Comparison(pd.concat(tables, ignore_index=True), pd.concat(between, ignore_index=True))
+        if _swept(one):
+            costs.append(regret_table(one, suggestions(one)))
+    regret = pd.concat(costs, ignore_index=True) if costs else None
+    return Comparison(pd.concat(tables, ignore_index=True), pd.concat(between, ignore_index=True), regret=regret)
+
+
+def _swept(study: StudyResult) -> bool:
+    """True when at least one seed of a sweep that holds the paper's gammas is finished."""
+    arms = study.rows[study.rows["group"] == "mixflow"]
+    had = arms.groupby("seed")["gamma"].nunique()
+    return {*PAPER} <= set(arms["gamma"]) and bool((had == arms["gamma"].nunique()).any())
 
 
 def _named(table: pd.DataFrame, prefix: str) -> pd.DataFrame:
@@ -205,6 +219,7 @@ def answer(found: Comparison) -> dict[str, Any]:
         "table": _plain(found.table),
         "differences": _plain(found.differences),
         "lag_change": canonical(found.lag_change),
+        "regret": None if found.regret is None else _plain(found.regret),
     }
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from slowflow.config import canonical
 from slowflow.data.images import ImageSet
-from slowflow.errors import NonFiniteError
+from slowflow.errors import InputError, NonFiniteError
 from slowflow.evaluating.engine import evaluate
 from slowflow.evaluating.evaluation import Evaluation
 from slowflow.evaluating.features import Features
@@ -33,6 +33,8 @@ from slowflow.io import atomic
 from slowflow.io.run import RunFolder, read_manifest
 from slowflow.measuring.engine import measure
 from slowflow.measuring.measurement import Measurement
+from slowflow.measuring.peers import MEASURES
+from slowflow.remedies import TrainingRemedy
 from slowflow.results import lag_changes
 from slowflow.study import making
 from slowflow.study.armed import Armed
@@ -79,6 +81,20 @@ class Shared:
         """Folder of the measurement of the base, kept for its nulls and for differences."""
         return self.path / "measure-base"
 
+    def measured(self) -> Measurement:
+        """The base measured with everything that a remedy may be made from, once, by itself: other measures than the
+        protocol's change no number of the table."""
+        probe = self.protocol.probe
+        assert probe is not None  # refused before anything is run
+        return measure(
+            self.base,
+            self.data,
+            replace(probe, measures=tuple(MEASURES.names())),
+            self.path / "measure-fit",
+            heldout=self.protocol.heldout,
+            model_id=self.base_id,
+        )
+
     @cached_property
     def described(self) -> dict[str, Any]:
         """The protocol with what it came to: hashes of data, base and features."""
@@ -121,8 +137,10 @@ class Cell:
         """Finish the cell; returns at once when it is."""
         folder = self._folder()
         if not folder.finished:
-            failed = self._train(progress)
-            reached = [n for n in self.lengths if n == 0 or snapshot_file(folder.path / "posttrain", n).exists()]
+            unmade = self._unmade()
+            failed = unmade or self._train(progress)
+            kept = [n for n in self.lengths if n == 0 or snapshot_file(folder.path / "posttrain", n).exists()]
+            reached = [] if unmade else kept
             found = {length: self._evaluate(length, progress) for length in reached}
             lag = self._measure(max(reached), progress) if reached and reached[-1] == self.lengths[-1] else {}
             rows = [row for length in reached for row in self._rows(length, found[length])]
@@ -140,7 +158,7 @@ class Cell:
 
     def _train(self, progress: Progress) -> dict[str, Any] | None:
         """Post-train to the longest length; what went wrong, None when nothing did."""
-        remedy, protocol = making.training(self.arm.train, self._measured), self.shared.protocol
+        remedy, protocol = self._remedy, self.shared.protocol
         if remedy is None:
             return None
         per_step = protocol.train.batch_size * (1 + BACKWARD)
@@ -168,14 +186,31 @@ class Cell:
         model = shared.base
         if length:
             model = with_weights(model, snapshot_file(self.path / "posttrain", length))
-        correction = making.sampling(self.arm.sample, self._measured, shared.base, shared.data)
         usual = shared.protocol.sampling
-        return Armed(model, self.arm.sampler(usual.sampler), usual, correction)
+        return Armed(model, self.arm.sampler(usual.sampler), usual, self._correction)
 
     @cached_property
     def _measured(self) -> Measurement | None:
-        """The measurement of the base, for an arm that is made from it."""
-        return Measurement.load(self.shared.base_measure) if self.arm.wants_measurement else None
+        """The measurement of the base that this arm is made from, where it is."""
+        return self.shared.measured() if self.arm.wants_measurement else None
+
+    @cached_property
+    def _correction(self) -> Any:
+        return making.sampling(self.arm.sample, self._measured, self.shared.base, self.shared.data)
+
+    @cached_property
+    def _remedy(self) -> TrainingRemedy | None:
+        return making.training(self.arm.train, self._measured)
+
+    def _unmade(self) -> dict[str, Any] | None:
+        """Why the arm cannot be made from what was measured; None when it can."""
+        try:
+            _ = self._remedy, self._correction
+        except InputError as error:
+            if not self.arm.wants_measurement:
+                raise
+            return {"step": 0, "message": str(error)}
+        return None
 
     def _evaluate(self, length: int, progress: Progress) -> Evaluation:
         protocol, armed = self.shared.protocol, self.armed(length)
@@ -259,5 +294,6 @@ class Cell:
             "gamma": self.arm.gamma,
             "seed": self.seed,
             "train": trained,
+            "correction": None if failed or self._correction is None else self._correction.record(),
             "failed": failed,
         }

@@ -4,6 +4,7 @@
     out/plan.json         (arm, seed) in running order
     out/base/             the base, where the study trains its own
     out/measure-base/     the lag of the base
+    out/measure-fit/      the base measured with everything that `measured = true` may ask for
     out/arms/NAME-seed0/  one folder a cell
     out/table.csv         every number so far, rewritten after each cell
     out/manifest.json     written when every cell of the plan is finished

@@ -125,6 +125,7 @@ def sweep_of(result: StudyResult, metric: str, length: int, budget: int, group: 
     seeds = [int(s) for s in had.index[had == len(arms)].tolist()]
     if not seeds:
         raise InputError(f"{result.path}: no seed of '{group}' is finished for every gamma yet")
+    here = here[here["seed"].isin(seeds)]
     sign = -1.0 if HIGHER_IS_BETTER[metric] else 1.0
     values = here.pivot_table(index="gamma", columns="seed", values="value").loc[sorted(arms), seeds].to_numpy()
     draws = [[result.draws(arms[g], s, metric, length, budget) for s in seeds] for g in sorted(arms)]

@@ -16,6 +16,7 @@ from slowflow.sweep.intervals import LEVEL, intervals
 
 WHERE = ["length", "budget", "metric"]
 ABOUT = ["arm", "group", "gamma"]
+SHARES = ("coverage", "agreement")
 FOUND = ["seeds", "value", "low", "high", "n"]
 
 
@@ -38,6 +39,9 @@ def over_seeds(result: StudyResult) -> pd.DataFrame:
         row = {name: group.iloc[0][name] for name in (*ABOUT, *WHERE, "steps", "nfe")}
         found.append(_Numbers(row, group["value"].to_numpy(), _variance(draws), int(group["n"].iloc[0])))
     table = _table(found, WHERE)
+    # no metric is below zero, and shares are not above one
+    table["low"] = table["low"].clip(lower=0.0)
+    table["high"] = table["high"].where(~table["metric"].isin(SHARES), table["high"].clip(upper=1.0))
     return table.assign(longest=table.groupby("arm")["length"].transform("max"))
 
 

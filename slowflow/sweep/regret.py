@@ -28,7 +28,7 @@ from scipy import stats
 from slowflow import rng
 from slowflow.errors import InputError
 from slowflow.records import Estimate
-from slowflow.sweep.folder import StudyResult
+from slowflow.sweep.folder import BASE, StudyResult
 from slowflow.sweep.grid import Sweep, sweep_of
 
 REDRAWN = 4000
@@ -120,6 +120,15 @@ def _redrawn(sweep: Sweep, draw: np.random.Generator) -> np.ndarray:
     """Tables [REDRAWN, gamma, seed] around the means."""
     errors = sweep.errors(draw, (REDRAWN, sweep.seeds)) * np.sqrt(sweep.seeds)
     return np.asarray(sweep.mean[:, None] + errors.transpose(0, 2, 1))
+
+
+def suggestions(result: StudyResult) -> dict[str, float]:
+    """estimator -> gamma, as the measurement of the base suggests it: the band, and the excess held to [0, 1]."""
+    base = result.lags[(result.lags["arm"] == BASE) & (result.lags["kind"] == "excess")]
+    found = dict(zip(base["reading"], base["value"], strict=True))
+    zero = next((name for name in ("excess_genuine", "excess_exact") if name in found), None)
+    named = {"band": found.get("band"), "excess": None if zero is None else found[zero]}
+    return {name: float(np.clip(value, 0.0, 1.0)) for name, value in named.items() if value is not None}
 
 
 def regret_table(

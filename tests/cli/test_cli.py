@@ -62,6 +62,8 @@ def test_version_and_help_answer():
         "plot",
         "report",
         "pretrain",
+        "study",
+        "compare",
     ]:
         assert verb in text
         assert "--json" in slowflow(verb, "--help")[0]

@@ -16,6 +16,7 @@ from slowflow.remedies import REMEDIES
 from slowflow.remedies.mixflow import MixFlow
 from slowflow.remedies.plain import Plain
 from slowflow.study import cell as cells
+from slowflow.study import making
 from slowflow.study.config import read_study
 from slowflow.study.engine import planned, run_study, summary
 from slowflow.sweep.folder import StudyResult
@@ -229,6 +230,25 @@ def test_an_arm_that_diverges_is_recorded_and_the_study_goes_on(tmp_path, quick)
         assert summary(found)["failed"][0]["step"] == 4
     finally:
         REMEDIES._entries.pop("bomb")
+
+
+def test_an_arm_that_cannot_be_made_from_the_measurement_is_recorded(tmp_path, quick, monkeypatch):
+    def training(part, measured):
+        if part is None or not making.wants_measurement(part):
+            return None if part is None else Plain()
+        assert set(measured.measures) >= {"norms"}
+        raise InputError("the law is flat")
+
+    monkeypatch.setattr(making, "training", training)
+    monkeypatch.setattr(making, "check", lambda train, sample: None)
+    arms = '[[arms]]\nname = "law"\ntrain = { remedy = "plain", measured = true }\n'
+    text = STUDY[: STUDY.index("[[arms]]")].replace("seeds = [0, 1]", "seeds = [0]")
+    found = run_study(written(tmp_path, text + arms), tmp_path / "out")
+    assert found.failures[["arm", "step", "message"]].to_numpy().tolist() == [["law", 0, "the law is flat"]]
+    assert found.arms == ["base"]
+    without = text[: text.index("[measure]")] + arms
+    with pytest.raises(InputError, match=r"needs a \[measure\]"):
+        run_study(written(tmp_path, without), tmp_path / "no")
 
 
 def test_only_runs_what_fits_and_the_base(tmp_path, quick):
