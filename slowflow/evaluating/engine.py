@@ -21,10 +21,9 @@ from slowflow.errors import InputError
 from slowflow.evaluating.evaluation import Evaluation, feature_file
 from slowflow.evaluating.features import Features
 from slowflow.flow.count import network_calls
+from slowflow.flow.course import Correction, course, recorded_remedy
 from slowflow.flow.generate import dequantise, final_states, labels_of, quantise
-from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
-from slowflow.flow.samplers import SAMPLERS
 from slowflow.io import checkpoint
 from slowflow.io.run import RunFolder, file_sha256, read_json
 
@@ -64,6 +63,7 @@ def evaluate(
     *,
     heldout: float = 0.2,
     model_id: dict[str, Any] | None = None,
+    remedy: Correction | None = None,
     known: dict[int, np.ndarray] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -77,6 +77,7 @@ def evaluate(
         out: run folder.
         heldout: share of each class that is held out.
         model_id: what identifies the checkpoint.
+        remedy: what corrects sampling.
         known: final states already made by the same protocol, by step count; saves making them again.
         progress: called with (samples done, samples in all, note).
 
@@ -87,13 +88,14 @@ def evaluate(
     data.must_have_shape(model.shape)
     train, held = data.split(heldout)
     _equal_n(sampling.samples, held)
-    SAMPLERS.get(sampling.sampler)
-    guided(model, sampling.guidance)
+    for steps in sampling.steps:  # what cannot be sampled is refused before there is a folder
+        course(model, sampling.sampler, steps, guidance=sampling.guidance, shift=sampling.shift, remedy=remedy)
     config = {
         "model": model_id or {"name": model.name},
         "data": {"name": data.name, "sha256": data.fingerprint, "heldout": heldout},
         "features": {"name": features.name, "sha256": features.sha256},
         "sampling": sampling,
+        **recorded_remedy(remedy),
     }
     folder = RunFolder(out, "evaluate", config)
     if folder.finished:
@@ -113,7 +115,7 @@ def evaluate(
                 if progress is not None:
                     progress(before + count * steps, total, f"sampling, {steps} steps")
 
-            images = _samples(model, ids, sampling, steps, data.pixels, (known or {}).get(steps), report)
+            images = _samples(model, ids, sampling, steps, data.pixels, (known or {}).get(steps), report, remedy)
             ratio = nearest_ratio(images, held.data, train.data)
             _store(path, features, images, labels, {"memorisation": ratio})
         done += len(ids) * steps
@@ -121,7 +123,9 @@ def evaluate(
     facts = {
         **_facts(features, held, len(real), data.pixels, model.classes > 0 and data.classes > 0),
         "nfe": {
-            str(s): network_calls(model, sampling.sampler, s, guidance=sampling.guidance, shift=sampling.shift)
+            str(s): network_calls(
+                model, sampling.sampler, s, guidance=sampling.guidance, shift=sampling.shift, remedy=remedy
+            )
             for s in sampling.steps
         },
         "memorisation": memorisation,
@@ -140,6 +144,7 @@ def _samples(
     pixels: bool,
     known: np.ndarray | None,
     report: Callable[[int], None],
+    remedy: Correction | None = None,
 ) -> Tensor:
     """Samples as a viewer would see them: pixels go through uint8."""
     if known is not None and len(known) >= len(ids):
@@ -153,6 +158,7 @@ def _samples(
             guidance=sampling.guidance,
             seed=sampling.seed,
             shift=sampling.shift,
+            remedy=remedy,
             progress=report,
         )
     return dequantise(quantise(states)) if pixels else states
@@ -228,6 +234,7 @@ def evaluate_file(
             "seed": told.get("seed", 0),
             "shift": told.get("shift", 1.0),
         },
+        **({"remedy": told["remedy"]} if told.get("remedy") else {}),
     }
     folder = RunFolder(out, "evaluate", config)
     if folder.finished:

@@ -17,6 +17,7 @@ from slowflow.codecs.decoding import Decoder
 from slowflow.config import canonical
 from slowflow.errors import InputError
 from slowflow.flow.count import network_calls
+from slowflow.flow.course import Correction, recorded_remedy
 from slowflow.flow.generate import final_states, labels_of, quantise
 from slowflow.flow.model import FlowModel
 from slowflow.io import atomic, checkpoint
@@ -66,6 +67,7 @@ def sample(
     pixels: bool = True,
     decoder: Decoder | None = None,
     model_id: dict[str, Any] | None = None,
+    remedy: Correction | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
     """Make samples and write them to `file`; a folder `FILE.parts` holds them until all are there.
@@ -77,6 +79,7 @@ def sample(
         pixels: states are images: written as uint8 `arr_0`; otherwise as float32 `data`.
         decoder: turns states into the images that are written, whatever `pixels` says.
         model_id: what identifies the checkpoint.
+        remedy: what corrects sampling.
         progress: called with (samples done, samples in all, note).
 
     Returns:
@@ -87,10 +90,13 @@ def sample(
         raise InputError(f"samples are written as .npz, got '{file.name}'")
     protocol = {
         **asdict(config),
-        "nfe": network_calls(model, config.sampler, config.steps, guidance=config.guidance, shift=config.shift),
+        "nfe": network_calls(
+            model, config.sampler, config.steps, guidance=config.guidance, shift=config.shift, remedy=remedy
+        ),
         "model": model_id or {"name": model.name},
         "quantiser": decoder.facts if decoder else "uint8, round half up" if pixels else "none",
         "labels": "balanced: sample i has class i mod classes",
+        **recorded_remedy(remedy),
     }
     stamp = file.with_name(file.name + ".json")
     if file.exists():
@@ -111,6 +117,7 @@ def sample(
                 guidance=config.guidance,
                 seed=config.seed,
                 shift=config.shift,
+                remedy=remedy,
                 batch_size=config.shard,
             )
             made = {"states": states} if decoder is None else {"images": torch.from_numpy(decoder(states))}

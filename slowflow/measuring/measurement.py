@@ -357,6 +357,7 @@ class Measurement:
             "heldout": self.facts["heldout"],
             "data": self.config["data"]["name"],
             "model": self.config["model"],
+            "remedy": self.config.get("remedy"),
             "intervals": f"95 %, {RESAMPLES} bootstrap resamples of trajectories",
         }
 
