@@ -96,7 +96,13 @@ def measure(
     total, done = sum(len(ids) for *_, ids in plan), 0
     for name, (kind, start, steps, ids) in zip(names, plan, strict=True):
         file = folder.path / name
-        if not file.exists() and nulls_from is not None and kind in (*FROM_IMAGES, *PERFECT) and not probe.measures:
+        if (
+            not file.exists()
+            and nulls_from is not None
+            and remedy is None
+            and kind in (*FROM_IMAGES, *PERFECT)
+            and not probe.measures
+        ):
             atomic.write_bytes(file, (nulls_from / name).read_bytes())
         elif not file.exists():
             _write_shard(file, source, source.make(kind, ids, steps, start), start, bank, engine)
