@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from slowflow_cli import remedying as r
 from slowflow_cli import shared as s
 
 REFERENCES = (
@@ -37,6 +38,10 @@ def measure(
     backend: Annotated[str, typer.Option(help="Search engine: auto, faiss, torch; approximate biases m.")] = "auto",
     bank: Annotated[int, typer.Option(help="Images in the bank; 0 takes all that are not held out.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost and make nothing.")] = False,
+    remedy: r.Remedy = None,
+    settings: r.Settings = [],
+    preset: r.Preset = None,
+    fit_from: r.FitFrom = None,
     protocol: s.Protocol = None,
     guide: s.Guide = None,
     heldout: s.Heldout = 0.2,
@@ -60,8 +65,10 @@ def measure(
     where, precision = s.setup(threads, device, dtype)
     opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
     opened = s.apply_protocol(output, opened, protocol, guide, sampler, steps, guidance)
+    correction = r.chosen(output, opened.model, remedy, settings, preset, fit_from, steps)
     if dry_run:
-        return s.say_cost(output, opened.model, samples, s.batch_size(batch_size), sampler, steps, guidance)
+        size = s.batch_size(batch_size)
+        return s.say_cost(output, opened.model, samples, size, sampler, steps, guidance, correction)
     from slowflow.data.open import open_data
     from slowflow.families.open import identity
     from slowflow.io.run import read_manifest
@@ -93,6 +100,7 @@ def measure(
         heldout=heldout,
         model_id=identity(opened.model, protocol),
         reopen=asked,
+        remedy=correction,
         progress=output.progress("measure"),
     )
     for name in found.readings():

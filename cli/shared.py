@@ -307,14 +307,21 @@ def apply_protocol(
 
 
 def say_cost(
-    output: Output, model: Any, samples: int, batch: int, sampler: str, steps: list[int], guidance: float
+    output: Output,
+    model: Any,
+    samples: int,
+    batch: int,
+    sampler: str,
+    steps: list[int],
+    guidance: float,
+    remedy: Any = None,
 ) -> int:
     """Parameters, memory and network calls of a run that is not made."""
     from slowflow.flow.cost import cost, size
 
     calls = {}
     for count in steps:
-        found = cost(model, batch, sampler, count, guidance=guidance)
+        found = cost(model, batch, sampler, count, guidance=guidance, remedy=remedy)
         calls[str(count)] = found.calls
         output.say(
             f"  {count} steps: {found.calls} network calls a sample, {found.calls * samples:,} for {samples} samples"

@@ -24,6 +24,7 @@ _EXPORTS = {
     "SlowFlowError": "slowflow.errors",
     "compare": "slowflow.api",
     "evaluate": "slowflow.api",
+    "fit_remedy": "slowflow.api",
     "load": "slowflow.api",
     "measure": "slowflow.api",
     "open_data": "slowflow.data.open",
@@ -31,6 +32,7 @@ _EXPORTS = {
     "protocol": "slowflow.protocols",
     "report": "slowflow.api",
     "sample": "slowflow.api",
+    "sampling_remedy": "slowflow.api",
     "suggest": "slowflow.api",
 }
 __all__ = sorted([*_EXPORTS, "__version__"])

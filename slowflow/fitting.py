@@ -24,7 +24,7 @@ from slowflow.measuring.measurement import Measurement
 from slowflow.measuring.screening import screened
 from slowflow.measuring.slack import Clock, Reading, Slack
 from slowflow.measuring.straight import straightened
-from slowflow.records import Probe
+from slowflow.records import Estimate, Probe
 from slowflow.remedies.sampling.findings import Curve, Findings
 
 NULLS = ("exact", "genuine")
@@ -54,6 +54,7 @@ def findings(measured: Measurement, model: FlowModel, data: ImageSet, steps: int
     readings = measured.readings(steps)
     if "level" in readings:
         readings = {**readings, "level": straightened(readings["level"])}
+    fit = measured.suggest(steps=steps)
     clocks = {name: _squares(readings.get(name, {}), probe.seed) for name in CLOCKS}
     return Findings(
         source=str(measured.path),
@@ -64,6 +65,7 @@ def findings(measured: Measurement, model: FlowModel, data: ImageSet, steps: int
         counts=None if counts is None else counts.astype(np.float64),
         pixel_variance=_pixel_variance(bank, model.classes),
         lags=_lags(readings, probe.seed),
+        excess=_excess(fit.estimates),
         signal=clocks["signal clock"],
         noise=clocks["noise clock"],
         noise_norm=_noise_norm(measured, steps, probe.seed),
@@ -71,7 +73,7 @@ def findings(measured: Measurement, model: FlowModel, data: ImageSet, steps: int
         level_null=_level_null(measured.readings(steps).get("level", {}), probe.seed),
         spectrum=bank.spectrum if small else None,
         fingerprint=bank.fingerprint,
-        verdict=measured.suggest(steps=steps).verdict,
+        verdict=fit.verdict,
     )
 
 
@@ -120,6 +122,16 @@ def _lags(readings: Mapping[str, Mapping[str, Reading]], seed: int) -> dict[str,
             model, t = kinds["model"], kinds["model"].t
             slack = model.mean_slack(_drawn(kinds, "model", seed)) - kinds[null].mean_slack(_drawn(kinds, null, seed))
             found[name] = Curve(t, t * (1.0 - slack), min(len(model), len(kinds[null])))
+    return found
+
+
+def _excess(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Estimate]]:
+    """reading -> null -> its excess in units of gamma, and the floor, as a fit of gamma names them."""
+    found = {}
+    for reading, prefix in {"level": "excess", **CLOCKS}.items():
+        names = {null: f"{prefix}_{null}" for null in NULLS}
+        names["floor"] = "floor" if prefix == "excess" else f"{prefix}_floor"
+        found[reading] = {null: estimates[name] for null, name in names.items() if name in estimates}
     return found
 
 

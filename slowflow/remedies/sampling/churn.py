@@ -25,7 +25,6 @@ from slowflow.flow.samplers import Sampler
 from slowflow.remedies.sampling import SAMPLING_REMEDIES
 from slowflow.remedies.sampling.base import Fit, SamplingRemedy
 from slowflow.remedies.sampling.findings import Findings
-from slowflow.remedies.sampling.label_correction import mean_lag
 from slowflow.remedies.sampling.stepping import Stepping
 
 MOST = math.sqrt(2.0) - 1.0
@@ -127,12 +126,13 @@ class Churn(SamplingRemedy):
         """The times at which the lag is clear of 0. How much noise is not told by a lag: `amount` stays a choice."""
         amount = cls(**settings).amount or 1.0
         curve = findings.lag("level")
-        mean = mean_lag(curve)
+        lags, excess, said = findings.lagging("level")
         low, high = (curve.t - ends for ends in reversed(curve.interval()))
         late = curve.t[(low > 0) | (high < 0)]
-        if not mean.excludes(0.0) or not len(late):
-            text = f"mean lag of the level {mean} in units of t: not clear of 0, nothing to wash out"
-            return Fit(cls(**{**settings, "amount": 0.0}), False, text, {"lag": mean})
+        if not lags or not len(late):
+            text = f"{said}: no lag is clear of 0, nothing to wash out"
+            return Fit(cls(**{**settings, "amount": 0.0}), False, text, {"excess": excess})
         span = {"start": float(late.min()) if late.min() < 1.0 else 0.0, "end": 1.0}
-        text = f"mean lag of the level {mean} in units of t, clear of 0 from t = {span['start']:.3f} on; amount {amount:g} is a choice"
-        return Fit(cls(**{**settings, "amount": amount, **span}), True, text, {"lag": mean})
+        start = f"t = {span['start']:.3f}"
+        text = f"{said}, clear of 0 from {start} on; amount {amount:g} is a choice"
+        return Fit(cls(**{**settings, "amount": amount, **span}), True, text, {"excess": excess})

@@ -7,10 +7,11 @@ of one Haar wavelet level (`low`): means of 2 x 2 pixels, repeated. With `scaled
 state(s) - alpha(s) data_hat, which is noise alone.
 
 What it does to the states: b(s) grows by the factor 1 + strength_t, and a(s) moves by strength_t (a(s) - 1), not at all with
-`scaled`, where data_hat is right. So strength > 0 leaves more noise and less signal, strength < 0 is what a state that lags in both
-asks for. On the linear field of Gaussian data every such factor stays in the state to the end, and that is what the fit
-goes through: it asks which strength would make the measured energies on strong axes (a^2 c^2 + b^2, from both clocks) and
-on pure noise axes (b^2), and takes the opposite. `low` acts on strong axes only and is fitted to them alone.
+`scaled`, where data_hat is right. On the linear field of Gaussian data every such change stays to the end as a factor: an axis
+of variance c^2 gains 1 + strength_t (1 - alpha(t) c^2 / sqrt(v(t) v(s))), v = alpha^2 c^2 + sigma^2, more than 1 early, where the
+state is mostly noise, less than 1 late. So the net effect on a strong axis may have either sign, and the fit goes through
+it: it asks which strength would make the measured energies on strong axes (a^2 c^2 + b^2, from both clocks) and on pure
+noise axes (b^2), and takes the opposite. `low` acts on strong axes and is fitted to them alone.
 Source: DCW, SNR-t bias, CVPR 2026 (arXiv 2604.16044); the fit is SlowFlow's.
 """
 

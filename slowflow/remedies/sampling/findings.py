@@ -59,6 +59,7 @@ class Findings:
         variances, counts: [g] variance of the data within a class along groups of axes, and how many axes each holds.
         pixel_variance: mean variance over the pixels of an image, one a class, or one for all.
         lags: reading (`level`, `signal clock`, `noise clock`) -> m of the model's states at every t, its null taken off.
+        excess: reading -> its mean lag over each null (`genuine`, `exact`) and its `floor`, in units of gamma.
         signal, noise: (model's, null's) curves of the squared coefficients of data and noise in the states.
         noise_norm: norm of the predicted noise on the model's states over that on a perfect model's (or genuine) states.
         spread: variance over single states of the level read from them, (model's, genuine states').
@@ -75,6 +76,7 @@ class Findings:
     counts: Float[np.ndarray, " g"] | None = None
     pixel_variance: tuple[float, ...] = ()
     lags: Mapping[str, Curve] = field(default_factory=dict)
+    excess: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     signal: tuple[Curve, Curve] | None = None
     noise: tuple[Curve, Curve] | None = None
     noise_norm: Curve | None = None
@@ -94,6 +96,27 @@ class Findings:
             name = "clocks" if reading.endswith("clock") else reading
             raise InputError(f"{self.source} holds no reading '{reading}'; measure again with --reference {name}")
         return self.lags[reading]
+
+    def lagging(self, reading: str) -> tuple[bool, Estimate, str]:
+        """(whether the states lag or run ahead under a reading, by how much over the first null, one clause).
+
+        They do where every null has the lag clear of 0 on the same side, and beyond the floor: the same zero that the
+        verdict of a measurement is read against.
+
+        Raises:
+            InputError: the reading was not measured over any null.
+        """
+        self.lag(reading)
+        rows = self.excess.get(reading, {})
+        nulls = {name: one for name, one in rows.items() if name != "floor"}
+        if not nulls:
+            raise self.missing(f"the excess of '{reading}'", "the nulls 'genuine' and 'exact'")
+        first = next(iter(nulls.values()))
+        clear = all(one.excludes(0.0) and one.value * first.value > 0 for one in nulls.values())
+        floor = abs(rows["floor"].value) if "floor" in rows else 0.0
+        shown = ", ".join(f"{one} over {name}" for name, one in nulls.items())
+        found = clear and all(abs(one.value) > floor for one in nulls.values())
+        return found, first, f"excess of the {reading} in units of gamma {shown}, floor {floor:.3f}"
 
     def missing(self, what: str, how: str) -> InputError:
         """The error for something that was not measured."""

@@ -30,7 +30,7 @@ from slowflow.records import Estimate
 from slowflow.remedies.sampling import SAMPLING_REMEDIES
 from slowflow.remedies.sampling.base import Fit, SamplingRemedy
 from slowflow.remedies.sampling.findings import Curve, Findings, estimated
-from slowflow.remedies.sampling.label_correction import check_map, from_origin, mean_lag, monotone
+from slowflow.remedies.sampling.label_correction import check_map, from_origin, monotone
 from slowflow.remedies.sampling.relabelling import Relabelled
 
 EARLIEST = 0.2
@@ -136,13 +136,13 @@ class LabelCorrectionPerState(SamplingRemedy):
         curve, null = findings.lag("level"), findings.level_null
         if null is None or findings.spread is None or findings.spectrum is None:
             raise findings.missing("what genuine states are read as", "--reference level and the null 'genuine'")
-        mean, pooled = mean_lag(curve), _pooled(*findings.spread)
-        text = f"mean lag {mean} in units of t, {pooled} of the scatter of levels is no error of reading"
-        found = {"lag": mean, "reliability": pooled}
-        if not mean.excludes(0.0) and pooled.low <= 0.0:
+        (lags, excess, said), pooled = findings.lagging("level"), _pooled(*findings.spread)
+        text = f"{said}; {pooled} of the scatter of levels is no error of reading"
+        found = {"excess": excess, "reliability": pooled}
+        if not lags and pooled.low <= 0.0:
             return Fit(cls(**settings), False, f"{text}: neither is clear of 0, the labels are right", found)
         times, labels = monotone(curve)
-        if not mean.excludes(0.0):
+        if not lags:
             labels = times
         share = 1.0 - findings.spread[1].values[0] / np.maximum(findings.spread[0].values[0], 1e-300)
         reliability = np.clip(np.interp(times, curve.t, share), 0.0, 1.0) if pooled.low > 0 else np.zeros(len(times))

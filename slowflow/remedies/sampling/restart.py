@@ -22,7 +22,6 @@ from slowflow.remedies.sampling import SAMPLING_REMEDIES
 from slowflow.remedies.sampling.base import Fit, SamplingRemedy
 from slowflow.remedies.sampling.churn import refuse_stochastic, renoised
 from slowflow.remedies.sampling.findings import Findings
-from slowflow.remedies.sampling.label_correction import mean_lag
 from slowflow.remedies.sampling.stepping import Stepping
 
 
@@ -105,14 +104,14 @@ class Restart(SamplingRemedy):
         """From the last time with a lag clear of 0 back to the first. How many intervals stays a choice."""
         again = cls(**settings).again or max((len(findings.grid) - 1) // 4, 1)
         curve = findings.lag("level")
-        mean = mean_lag(curve)
+        lags, excess, said = findings.lagging("level")
         low, high = (curve.t - ends for ends in reversed(curve.interval()))
         inner = (curve.t > findings.grid[0]) & (curve.t < findings.grid[-1])
         late = curve.t[((low > 0) | (high < 0)) & inner]
-        if not mean.excludes(0.0) or len(late) < 2:
-            text = f"mean lag of the level {mean} in units of t: not clear of 0 over a stretch, nothing to solve again"
-            return Fit(cls(**{**settings, "again": 0}), False, text, {"lag": mean})
+        if not lags or len(late) < 2:
+            text = f"{said}: no lag is clear of 0 over a stretch, nothing to solve again"
+            return Fit(cls(**{**settings, "again": 0}), False, text, {"excess": excess})
         span = {"low": float(late.min()), "high": float(late.max())}
         stretch = f"{span['low']:.3f} to {span['high']:.3f}"
-        text = f"mean lag of the level {mean} in units of t, clear of 0 from {stretch}; {again} intervals are a choice"
-        return Fit(cls(**{**settings, "again": again, **span}), True, text, {"lag": mean})
+        text = f"{said}, clear of 0 from {stretch}; {again} intervals are a choice"
+        return Fit(cls(**{**settings, "again": again, **span}), True, text, {"excess": excess})

@@ -33,7 +33,6 @@ from slowflow.flow.samplers import Sampler
 from slowflow.remedies.sampling import SAMPLING_REMEDIES
 from slowflow.remedies.sampling.base import Fit, SamplingRemedy
 from slowflow.remedies.sampling.findings import Findings
-from slowflow.remedies.sampling.label_correction import mean_lag
 from slowflow.remedies.sampling.relabelling import Relabelled
 from slowflow.remedies.sampling.stepping import Stepping, Witness
 
@@ -166,14 +165,14 @@ class TimeShift(SamplingRemedy):
         if not findings.pixel_variance:
             raise findings.missing("the pixel variance of the data", "its data at hand")
         curve = findings.lag("level")
-        mean = mean_lag(curve)
-        if not mean.excludes(0.0):
-            text = f"mean lag of the level {mean} in units of t: not clear of 0, no time is shifted"
-            return Fit(cls(**{**settings, "window": 0.0}), False, text, {"lag": mean})
+        lags, excess, said = findings.lagging("level")
+        if not lags:
+            text = f"{said}: no lag is clear of 0, no time is shifted"
+            return Fit(cls(**{**settings, "window": 0.0}), False, text, {"excess": excess})
         acts = curve.t < shown.until
         widest = 2.0 * float(np.nanmax(np.abs(curve.values[0] - curve.t)[acts], initial=0.0))
         width = settings.get("window", min(widest, 1.0))
-        text = f"mean lag of the level {mean} in units of t: windows of {width:.4f} about the variance of the data"
+        text = f"{said}: windows of {width:.4f} about the variance of the data"
         return Fit(
-            cls(**{**settings, "window": width, "variances": findings.pixel_variance}), True, text, {"lag": mean}
+            cls(**{**settings, "window": width, "variances": findings.pixel_variance}), True, text, {"excess": excess}
         )
