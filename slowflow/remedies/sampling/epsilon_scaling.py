@@ -34,6 +34,10 @@ FORMS = ("constant", "linear")
 WIDEST = 2.0
 
 
+class OutOfRange(InputError):
+    """A lambda that is no slight correction."""
+
+
 @SAMPLING_REMEDIES.register(
     "epsilon-scaling",
     summary="divide the predicted noise by a number near 1, constant or linear in t",
@@ -60,7 +64,7 @@ class EpsilonScaling(SamplingRemedy):
             raise InputError(f"form is '{self.form}', expected one of {', '.join(FORMS)}")
         ends = (self.constant, self.constant + self.slope)
         if not all(1.0 / WIDEST <= end <= WIDEST for end in ends):
-            raise InputError(
+            raise OutOfRange(
                 f"lambda runs from {ends[1]} (noise) to {ends[0]} (data), expected between {1 / WIDEST} and {WIDEST}; "
                 "published values are within 0.05 of 1, and 1 changes nothing"
             )
@@ -84,7 +88,12 @@ class EpsilonScaling(SamplingRemedy):
         shown = cls(**settings)
         start = np.array([1.0, 0.0])[: 1 + (shown.form == "linear")]
         names = ("constant", "slope")[: len(start)]
-        rows = solve(*noise_norms(findings, lambda p: cls(*p.tolist())), start)
+        try:
+            rows = solve(*noise_norms(findings, lambda p: AsFault(*p.tolist())), start)
+        except OutOfRange as error:
+            raise InputError(
+                f"the norms of {findings.source} ask for a scale far from 1, which is no noise scale: {error}"
+            ) from error
         found = {name: estimated(rows[:, k], _n(findings)) for k, name in enumerate(names)}
         off = [name for name, zero in zip(names, start, strict=True) if found[name].excludes(float(zero))]
         text = ", ".join(f"{name} {value}" for name, value in found.items())
@@ -92,6 +101,15 @@ class EpsilonScaling(SamplingRemedy):
             return Fit(cls(**settings), False, f"{text}: not clear of 1, nothing to scale", found)
         constants = dict(zip(names, rows[0].tolist(), strict=True))
         return Fit(cls(**constants, **settings), True, f"{text}: the states' noise is predicted off its norm", found)
+
+
+@dataclass(frozen=True)
+class AsFault(EpsilonScaling):
+    """A network whose noise is too large by lambda(t), which dividing by lambda(t) undoes exactly."""
+
+    def scale(self, t: Tensor) -> Tensor:
+        """1 / lambda(t)."""
+        return 1.0 / super().scale(t)
 
 
 def _n(findings: Findings) -> int:

@@ -45,7 +45,7 @@ def estimated(rows: Float[np.ndarray, " rows"], n: int) -> Estimate:
 
 def _ends(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.quantile(values, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0], axis=0)
-    return low, high
+    return np.asarray(low), np.asarray(high)
 
 
 @dataclass(frozen=True, kw_only=True)

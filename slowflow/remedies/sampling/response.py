@@ -26,7 +26,7 @@ from slowflow.remedies.sampling.findings import Curve, Findings
 
 SAME_TIME = 1e-6
 """Largest distance of a measured time from a time of the grid."""
-ROUNDS, STEP, CLOSE = 20, 1e-4, 1e-12
+ROUNDS, STEP, SMALL, CLOSE = 20, 1e-3, 1e-8, 1e-12
 
 Predicted = Callable[[np.ndarray], np.ndarray]
 """Constants [p] -> what would be observed [observations]."""
@@ -93,7 +93,9 @@ def at_times(findings: Findings, curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 def solve(
     observed: Float[np.ndarray, "rows observations"], predicted: Predicted, start: Float[np.ndarray, " p"]
 ) -> Float[np.ndarray, "rows p"]:
-    """Constants for which the prediction is nearest to what was observed: weighted least squares by Gauss-Newton.
+    """Constants for which the prediction is nearest to what was observed: weighted least squares.
+
+    Gauss-Newton with the slopes at strength 0, which are nearly those everywhere: a walk a round, and few rounds.
 
     Args:
         observed: the estimate in row 0, resamples below. An observation weighs one over its variance over the resamples.
@@ -101,25 +103,21 @@ def solve(
         start: constants at strength 0.
 
     Returns:
-        Constants of every row; resamples by the linear model at the solution.
+        Constants of every row; resamples by the linear model.
     """
     spread = observed[1:].var(axis=0) if len(observed) > 2 else np.ones(observed.shape[1])
     weight = 1.0 / np.maximum(spread, max(float(spread.max()), 1.0) * CLOSE)
     found = np.asarray(start, dtype=np.float64)
+    slopes = np.stack(
+        [(predicted(found + STEP * one) - predicted(found - STEP * one)) / (2.0 * STEP) for one in np.eye(len(found))]
+    )
+    at = predicted(found)
     for _ in range(ROUNDS):
-        at, slopes = _linearised(predicted, found)
-        move = _least_squares(slopes, weight, (observed[:1] - at))[0]
-        found = found + move
-        if np.abs(move).max() < 1e-10:
+        move = _least_squares(slopes, weight, observed[:1] - at)[0]
+        found, at = found + move, predicted(found + move)
+        if np.abs(move).max() < SMALL:
             break
-    at, slopes = _linearised(predicted, found)
     return found + _least_squares(slopes, weight, observed - at)
-
-
-def _linearised(predicted: Predicted, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(value, slopes [p, observations])."""
-    moved = [(predicted(at + STEP * one) - predicted(at - STEP * one)) / (2.0 * STEP) for one in np.eye(len(at))]
-    return predicted(at), np.stack(moved)
 
 
 def _least_squares(slopes: np.ndarray, weight: np.ndarray, rest: np.ndarray) -> np.ndarray:

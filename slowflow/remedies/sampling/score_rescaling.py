@@ -26,6 +26,8 @@ from slowflow.remedies.sampling.findings import Findings, estimated
 from slowflow.remedies.sampling.noise_scaling import NoiseScaling
 from slowflow.remedies.sampling.response import solve
 
+RANGE = (0.5, 2.0)
+
 
 @SAMPLING_REMEDIES.register(
     "score-rescaling",
@@ -47,7 +49,7 @@ class ScoreRescaling(SamplingRemedy):
     constants: ClassVar[tuple[str, ...]] = ("k",)
 
     def __post_init__(self) -> None:
-        if not 0.5 <= self.k <= 2.0:
+        if not RANGE[0] <= self.k <= RANGE[1]:
             raise InputError(f"k is {self.k}, expected a ratio between 0.5 and 2 (1 changes nothing)")
         if not 0.0 < self.width <= 100.0:
             raise InputError(f"width is {self.width}, expected a standard deviation above 0")
@@ -72,9 +74,13 @@ class ScoreRescaling(SamplingRemedy):
     def fitted(cls, findings: Findings, **settings: Any) -> Fit:
         """k that takes the measured excess of the noise's norm away."""
         cls(**settings)
-        observed, predicted = noise_norms(findings, lambda p: cls(float(p[0]), **settings))
+        observed, predicted = noise_norms(findings, lambda p: cls(float(np.clip(p[0], *RANGE)), **settings))
         rows = solve(-observed, predicted, np.array([1.0]))[:, 0]
         found = estimated(rows, findings.noise_norm.n if findings.noise_norm else 0)
+        if not RANGE[0] <= found.value <= RANGE[1]:
+            raise InputError(
+                f"the norms of {findings.source} ask for k {found}, beyond {RANGE}: rescaling does not mend this"
+            )
         if not found.excludes(1.0):
             return Fit(cls(**settings), False, f"k {found}: not clear of 1, nothing to rescale", {"k": found})
         return Fit(
