@@ -91,7 +91,7 @@ def test_every_registered_remedy_is_checked_here():
 @pytest.mark.parametrize(("name", "active"), CASES, ids=[f"{n}-{i}" for i, (n, _) in enumerate(CASES)])
 def test_a_remedy_keeps_the_contract(name, active, path):
     # heun's last step on vp is Euler's in any case, so equal calls need an odd number there
-    check_sampling_remedy(made(name, STRENGTHS[name][0]), made(name, active), model(path), steps=7)
+    check_sampling_remedy(made(name, STRENGTHS[name][0]), made(name, active), model(path), steps=3)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -118,7 +118,7 @@ def test_a_remedy_works_on_a_table_or_says_why_not(name, active):
         with pytest.raises(InputError, match="table of noise levels and has no velocity"):
             remedy.check(noises, method)
         return
-    check_sampling_remedy(made(name, STRENGTHS[name][0]), remedy, noises, method="recombine", steps=5)
+    check_sampling_remedy(made(name, STRENGTHS[name][0]), remedy, noises, method="recombine", steps=3)
 
 
 @pytest.mark.parametrize(("name", "active"), CASES, ids=[f"{n}-{i}" for i, (n, _) in enumerate(CASES)])
