@@ -15,6 +15,7 @@ WHAT = (
     "references",
     "measures",
     "remedies",
+    "presets",
     "features",
     "figures",
     "data",
@@ -105,13 +106,18 @@ def _listing(what: str) -> list[dict[str, str]]:
         rows = [{"name": c.name, "summary": c.summary, "source": c.source} for c in cards(kind)]
         pixels = {"name": "pixels", "summary": "the images themselves, flattened", "source": "none"}
         return rows if kind == "model" else [*rows, pixels]
+    if what == "presets":
+        from slowflow.remedies.sampling.presets import presets
+
+        return [{"name": f"{p.remedy} {p.name}", "summary": p.note, "source": p.source} for p in presets()]
+    if what == "remedies":
+        return _remedies()
     import importlib
 
     places = {
         "families": ("slowflow.families", "FAMILIES"),
         "references": ("slowflow.measuring.references", "REFERENCES"),
         "measures": ("slowflow.measuring.peers", "MEASURES"),
-        "remedies": ("slowflow.remedies", "REMEDIES"),
         "figures": ("slowflow.figures", "FIGURES"),
         "data": ("slowflow.data.sets", "SETS"),
         "samplers": ("slowflow.flow.samplers", "SAMPLERS"),
@@ -121,6 +127,19 @@ def _listing(what: str) -> list[dict[str, str]]:
     module, name = places[what]
     registry: Any = getattr(importlib.import_module(module), name)
     return [{"name": entry.name, "summary": entry.summary, "source": entry.source} for entry in registry]
+
+
+def _remedies() -> list[dict[str, str]]:
+    """Both sorts, each with its kind."""
+    from slowflow.remedies import REMEDIES
+    from slowflow.remedies.sampling import SAMPLING_REMEDIES
+
+    sorts: tuple[tuple[str, Any], ...] = (("training", REMEDIES), ("sampling", SAMPLING_REMEDIES))
+    return [
+        {"name": e.name, "kind": kind, "summary": f"{kind}: {e.summary}", "source": e.source}
+        for kind, registry in sorts
+        for e in registry
+    ]
 
 
 def check(

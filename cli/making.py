@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from slowflow_cli import remedying as r
 from slowflow_cli import shared as s
 
 from slowflow.errors import InputError
@@ -20,6 +21,10 @@ def sample(
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 = none.")] = 1.0,
     shift: Annotated[float, typer.Option(help="Further warp of the grid, on top of the model's own.")] = 1.0,
     images: Annotated[Path | None, typer.Option("--images", help="Also draw the first 100 into this PNG.")] = None,
+    remedy: r.Remedy = None,
+    settings: r.Settings = [],
+    preset: r.Preset = None,
+    fit_from: r.FitFrom = None,
     protocol: s.Protocol = None,
     guide: s.Guide = None,
     latents: Annotated[bool, typer.Option("--latents", help="States are not images: write float32 data.")] = False,
@@ -52,6 +57,7 @@ def sample(
     where, precision = s.setup(threads, device, dtype)
     opened = s.open_model(output, model, family, factory, interpolant, prediction, heads, where, precision)
     opened = s.apply_protocol(output, opened, protocol, guide, sampler, [steps], guidance)
+    correction = r.chosen(output, opened.model, remedy, settings, preset, fit_from, [steps])
     from slowflow.codecs.decoding import open_decoder
     from slowflow.evaluating.sampling import SampleConfig
     from slowflow.evaluating.sampling import sample as run
@@ -67,15 +73,16 @@ def sample(
             f"states of shape {opened.model.shape} are not images; decode them with --codec, or use --latents"
         )
     size = s.batch_size(batch_size)
-    settings = SampleConfig(n=n, steps=steps, sampler=sampler, guidance=guidance, seed=seed, shift=shift, shard=size)
+    how = SampleConfig(n=n, steps=steps, sampler=sampler, guidance=guidance, seed=seed, shift=shift, shard=size)
     output.say(f"sampling into {out}")
     found = run(
         opened.model,
-        settings,
+        how,
         out,
         pixels=pixels,
         decoder=decoder,
         model_id=identity(opened.model, protocol),
+        remedy=correction,
         progress=output.progress("sample"),
     )
     if images is not None and ranks.current().leads:
@@ -100,6 +107,10 @@ def evaluate(
     sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em, ... (slowflow ls samplers).")] = "euler",
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 = none.")] = 1.0,
     shift: Annotated[float, typer.Option(help="Further warp of the grid, on top of the model's own.")] = 1.0,
+    remedy: r.Remedy = None,
+    settings: r.Settings = [],
+    preset: r.Preset = None,
+    fit_from: r.FitFrom = None,
     protocol: s.Protocol = None,
     guide: s.Guide = None,
     heldout: s.Heldout = 0.2,
@@ -132,11 +143,16 @@ def evaluate(
 
     output.say(f"evaluating into {out}")
     if model.endswith(".npz"):
+        if remedy is not None:
+            raise InputError(
+                f"{model} holds samples that are already made; --remedy belongs to the command that makes them"
+            )
         images = open_data(data)
         found = evaluate_file(Path(model), images, open_features(features, images.shape), out, heldout=heldout)
     else:
         opened = s.open_model(output, model, family, factory, interpolant, prediction, heads, where, precision)
         opened = s.apply_protocol(output, opened, protocol, guide, sampler, steps, guidance)
+        correction = r.chosen(output, opened.model, remedy, settings, preset, fit_from, steps)
         found = run(
             opened.model,
             open_data(data, classes=opened.model.classes),
@@ -145,6 +161,7 @@ def evaluate(
             out,
             heldout=heldout,
             model_id=identity(opened.model, protocol),
+            remedy=correction,
             progress=output.progress("evaluate"),
         )
     for count in found.steps:

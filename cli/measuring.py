@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from slowflow_cli import remedying as r
 from slowflow_cli import shared as s
 
 from slowflow.errors import InputError
@@ -40,6 +41,10 @@ def measure(
     backend: Annotated[str, typer.Option(help="Search engine: auto, faiss, torch; approximate biases m.")] = "auto",
     bank: Annotated[int, typer.Option(help="Images in the bank; 0 takes all that are not held out.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost and make nothing.")] = False,
+    remedy: r.Remedy = None,
+    settings: r.Settings = [],
+    preset: r.Preset = None,
+    fit_from: r.FitFrom = None,
     protocol: s.Protocol = None,
     guide: s.Guide = None,
     heldout: s.Heldout = 0.2,
@@ -63,10 +68,11 @@ def measure(
     where, precision = s.setup(threads, device, dtype)
     opened = s.open_model(output, model, family, factory, interpolant, prediction, heads, where, precision)
     opened = s.apply_protocol(output, opened, protocol, guide, sampler, steps, guidance)
+    correction = r.chosen(output, opened.model, remedy, settings, preset, fit_from, steps)
     if dry_run:
         size = s.batch_size(batch_size)
         beside = calls_beside(reference, measure, null, guidance)
-        return s.say_cost(output, opened.model, samples, size, sampler, steps, guidance, beside)
+        return s.say_cost(output, opened.model, samples, size, sampler, steps, guidance, beside, correction)
     from slowflow.data.open import open_data
     from slowflow.families.open import identity
     from slowflow.io.run import read_manifest
@@ -98,6 +104,7 @@ def measure(
         heldout=heldout,
         model_id=identity(opened.model, protocol),
         reopen=asked,
+        remedy=correction,
         progress=output.progress("measure"),
     )
     for name in found.readings():

@@ -330,13 +330,14 @@ def say_cost(
     steps: list[int],
     guidance: float,
     beside: list[str],
+    remedy: Any = None,
 ) -> int:
     """Parameters, memory and network calls of a run that is not made; `beside` names what calls the network besides."""
     from slowflow.flow.cost import cost, size
 
     calls = {}
     for count in steps:
-        found = cost(model, batch, sampler, count, guidance=guidance)
+        found = cost(model, batch, sampler, count, guidance=guidance, remedy=remedy)
         calls[str(count)] = found.calls
         output.say(
             f"  {count} steps: {found.calls} network calls a sample, {found.calls * samples:,} for {samples} samples"

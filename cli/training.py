@@ -168,7 +168,10 @@ def chosen_remedy(name: str, gamma: str, measured: Any, settings: list[str], raw
     """
     from slowflow.measuring.training_law import remedy
     from slowflow.remedies import REMEDIES
+    from slowflow.remedies.sampling import SAMPLING_REMEDIES
 
+    if name in SAMPLING_REMEDIES.names():
+        raise InputError(f"'{name}' corrects sampling, not training: give it to sample, measure or evaluate")
     kind = REMEDIES.get(name)
     found: dict[str, Any] = {}
     for text in settings:

@@ -24,6 +24,7 @@ _EXPORTS = {
     "SlowFlowError": "slowflow.errors",
     "compare": "slowflow.comparison",
     "evaluate": "slowflow.api",
+    "fit_remedy": "slowflow.api",
     "joined": "slowflow.io.launch",
     "load": "slowflow.api",
     "measure": "slowflow.api",
@@ -33,6 +34,7 @@ _EXPORTS = {
     "remedy": "slowflow.api",
     "report": "slowflow.api",
     "sample": "slowflow.api",
+    "sampling_remedy": "slowflow.api",
     "suggest": "slowflow.api",
 }
 __all__ = sorted([*_EXPORTS, "__version__"])

@@ -21,13 +21,17 @@ from slowflow.evaluating.sampling import SampleConfig
 from slowflow.evaluating.sampling import sample as _sample
 from slowflow.families.base import OpenOptions
 from slowflow.families.open import identity, open_model
+from slowflow.fitting import findings
 from slowflow.flow.model import FlowModel
 from slowflow.io import atomic
 from slowflow.measuring.engine import measure as _measure
 from slowflow.measuring.measurement import Measurement
-from slowflow.measuring.training_law import remedy as _remedy
+from slowflow.measuring.training_law import remedy as _training_remedy
 from slowflow.records import GammaFit, Probe
 from slowflow.remedies import TrainingRemedy
+from slowflow.remedies import sampling as sampling_remedies
+from slowflow.remedies.sampling.base import Fit, SamplingRemedy
+from slowflow.remedies.sampling.presets import preset as _preset
 from slowflow.reporting.render import render
 from slowflow.results import RunResult
 from slowflow.train.loop import TrainConfig
@@ -35,6 +39,7 @@ from slowflow.train.post import post_train as _post_train
 
 Data = str | Path | ImageSet
 Model = FlowModel | str | Path
+Remedy = SamplingRemedy | Fit | str | None
 
 
 def _opened(model: Model) -> FlowModel:
@@ -64,8 +69,64 @@ def load(
     return open_model(model, family, OpenOptions(interpolant, prediction, heads, factory)).model
 
 
+def sampling_remedy(name: str, *, preset: str | None = None, **settings: Any) -> SamplingRemedy:
+    """A sampling remedy by its name (`slowflow ls remedies`).
+
+    Args:
+        name: such as `epsilon-scaling`.
+        preset: published constants (`slowflow ls presets`); settings override them.
+        settings: by the names of the remedy's arguments.
+
+    Raises:
+        InputError: unknown remedy, preset or setting, or a value out of range.
+    """
+    published = {} if preset is None else _preset(name, preset).settings
+    return sampling_remedies.make(name, {**published, **settings})
+
+
+def fit_remedy(
+    name: str,
+    run: Measurement | str | Path,
+    *,
+    model: Model,
+    data: Data,
+    steps: int | None = None,
+    **settings: Any,
+) -> Fit:
+    """A sampling remedy whose constants come from a measurement of the same model.
+
+    Args:
+        name: such as `epsilon-scaling`.
+        run: the measurement, or its folder.
+        model, data: what was measured.
+        steps: at which of its step counts; the first unless told.
+        settings: choices that are not fitted.
+
+    Raises:
+        InputError: a measurement of another model, or one that lacks what this remedy is fitted to.
+    """
+    measured = run if isinstance(run, Measurement) else Measurement.load(run)
+    model = _opened(model)
+    found = findings(measured, model, open_data(data, classes=model.classes), steps)
+    return sampling_remedies.fitted(name, found, settings)
+
+
+def _correction(remedy: Remedy) -> SamplingRemedy | None:
+    if isinstance(remedy, TrainingRemedy):
+        raise InputError(f"{type(remedy).__name__} is a training remedy: post_train takes it, sampling does not")
+    if isinstance(remedy, Fit):
+        return remedy.remedy
+    return sampling_remedy(remedy) if isinstance(remedy, str) else remedy
+
+
 def measure(
-    model: Model, data: Data, probe: Probe | None = None, *, out: str | Path, heldout: float = 0.2
+    model: Model,
+    data: Data,
+    probe: Probe | None = None,
+    *,
+    out: str | Path,
+    heldout: float = 0.2,
+    remedy: Remedy = None,
 ) -> Measurement:
     """How slow the model's states run, with nulls. Resumes `out` when it is unfinished.
 
@@ -75,6 +136,7 @@ def measure(
         probe: what is measured; the defaults when None.
         out: run folder.
         heldout: share of each class kept out of the bank, for the nulls.
+        remedy: a sampling remedy, its fit, or its name.
     """
     asked = {
         "model": None if isinstance(model, FlowModel) else str(model),
@@ -83,7 +145,16 @@ def measure(
     model = _opened(model)
     images = open_data(data, classes=model.classes)
     identified = identity(model)
-    return _measure(model, images, probe or Probe(), out, heldout=heldout, model_id=identified, reopen=asked)
+    return _measure(
+        model,
+        images,
+        probe or Probe(),
+        out,
+        heldout=heldout,
+        model_id=identified,
+        reopen=asked,
+        remedy=_correction(remedy),
+    )
 
 
 def suggest(measurement: Measurement | str | Path, *, method: str = "auto") -> GammaFit:
@@ -110,7 +181,7 @@ def remedy(
         settings: of the remedy, by name; they override what was measured.
     """
     found = Measurement.load(measured) if isinstance(measured, str | Path) else measured
-    return _remedy(name, found, raw=raw, **settings)
+    return _training_remedy(name, found, raw=raw, **settings)
 
 
 def post_train(
@@ -155,11 +226,22 @@ def sample(
     seed: int = 0,
     out: str | Path,
     pixels: bool = True,
+    remedy: Remedy = None,
 ) -> Path:
-    """Write n samples to the .npz file `out` (`arr_0` uint8 NHWC and `labels`) and return its path."""
+    """Write n samples to the .npz file `out` (`arr_0` uint8 NHWC and `labels`) and return its path.
+
+    Args:
+        model: from `load`, or a name.
+        n: how many.
+        steps, sampler, guidance, seed: how.
+        out: the file.
+        pixels: states are images; otherwise they are written as float32 `data`.
+        remedy: a sampling remedy, its fit, or its name.
+    """
     model = _opened(model)
     config = SampleConfig(n=n, steps=steps, sampler=sampler, guidance=guidance, seed=seed)
-    return Path(_sample(model, config, out, pixels=pixels, model_id=identity(model))["file"])
+    found = _sample(model, config, out, pixels=pixels, model_id=identity(model), remedy=_correction(remedy))
+    return Path(found["file"])
 
 
 def evaluate(
@@ -174,6 +256,7 @@ def evaluate(
     seed: int = 0,
     out: str | Path,
     heldout: float = 0.2,
+    remedy: Remedy = None,
 ) -> Evaluation:
     """Fidelity and coverage of the model's samples against held-out images, with intervals.
 
@@ -183,6 +266,7 @@ def evaluate(
         samples, steps, sampler, guidance, seed: how samples are made.
         out: run folder.
         heldout: share of each class that is the reference.
+        remedy: a sampling remedy, its fit, or its name.
     """
     model = _opened(model)
     images = open_data(data, classes=model.classes)
@@ -195,6 +279,7 @@ def evaluate(
         out,
         heldout=heldout,
         model_id=identity(model),
+        remedy=_correction(remedy),
     )
 
 

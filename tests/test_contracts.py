@@ -19,7 +19,7 @@ FLOORS = {
     "flow": 3,
     "cards": 4, "data": 4, "codecs": 5, "families": 5,
     "remedies": 6, "protocols": 6, "measuring": 7, "train": 7, "evaluating": 7,
-    "sweep": 7, "results": 8, "figures": 9, "comparison": 9, "reporting": 10,
+    "sweep": 7, "results": 8, "fitting": 8, "testing_sampling": 8, "figures": 9, "comparison": 9, "reporting": 10,
     "pipeline": 11, "study": 11, "testing": 11, "api": 12, "__init__": 13, "slowflow_cli": 14,
 }  # fmt: skip
 SIBLINGS = {"measuring", "train", "evaluating"}
@@ -158,8 +158,21 @@ def test_every_registered_thing_names_its_source():
     from slowflow.measuring.references import REFERENCES
     from slowflow.protocols import PROTOCOLS
     from slowflow.remedies import REMEDIES
+    from slowflow.remedies.sampling import SAMPLING_REMEDIES
 
-    for registry in (CODECS, SETS, FAMILIES, FIGURES, INTERPOLANTS, SAMPLERS, REFERENCES, REMEDIES, PROTOCOLS):
+    training, sampling = REMEDIES, SAMPLING_REMEDIES
+    for registry in (
+        CODECS,
+        SETS,
+        FAMILIES,
+        FIGURES,
+        INTERPOLANTS,
+        SAMPLERS,
+        REFERENCES,
+        training,
+        sampling,
+        PROTOCOLS,
+    ):
         assert registry.names()
         for entry in registry:
             assert entry.summary, entry.name

@@ -22,10 +22,9 @@ from slowflow.evaluating.evaluation import Evaluation, feature_file
 from slowflow.evaluating.features import Features
 from slowflow.evaluating.parts import Parts
 from slowflow.flow.count import network_calls
+from slowflow.flow.course import Correction, course, recorded_remedy
 from slowflow.flow.generate import dequantise, labels_of, quantise
-from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
-from slowflow.flow.samplers import SAMPLERS
 from slowflow.io import checkpoint, ranks
 from slowflow.io.run import RunFolder, file_sha256, read_json
 
@@ -67,6 +66,7 @@ def evaluate(
     *,
     heldout: float = 0.2,
     model_id: dict[str, Any] | None = None,
+    remedy: Correction | None = None,
     known: dict[int, np.ndarray] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -80,6 +80,7 @@ def evaluate(
         out: run folder.
         heldout: share of each class that is held out.
         model_id: what identifies the checkpoint.
+        remedy: what corrects sampling.
         known: final states already made by the same protocol, by step count; saves making them again.
         progress: called with (samples done, samples in all, note).
 
@@ -90,13 +91,14 @@ def evaluate(
     data.must_have_shape(model.shape)
     train, held = data.split(heldout)
     _equal_n(sampling.samples, held)
-    SAMPLERS.get(sampling.sampler)
-    guided(model, sampling.guidance)
+    for steps in sampling.steps:  # what cannot be sampled is refused before there is a folder
+        course(model, sampling.sampler, steps, guidance=sampling.guidance, shift=sampling.shift, remedy=remedy)
     config = {
         "model": model_id or {"name": model.name},
         "data": {"name": data.name, "sha256": data.fingerprint, "heldout": heldout},
         "features": {"name": features.name, "sha256": features.sha256},
         "sampling": sampling,
+        **recorded_remedy(remedy),
     }
     folder = RunFolder(out, "evaluate", config)
     if folder.finished:
@@ -110,7 +112,7 @@ def evaluate(
             done = before[steps] + count * steps
             progress(done, sampling.samples * sum(sampling.steps), f"sampling, {steps} steps")
 
-    parts, here = Parts(folder.path, model, sampling, needed), ranks.current()
+    parts, here = Parts(folder.path, model, sampling, needed, remedy), ranks.current()
     parts.make(report)
     if here.leads:
         _finish(folder, model, data, (train, held), features, sampling, parts, made)
@@ -145,7 +147,9 @@ def _finish(
     facts = {
         **_facts(features, held, len(real), data.pixels, model.classes > 0 and data.classes > 0),
         "nfe": {
-            str(s): network_calls(model, sampling.sampler, s, guidance=sampling.guidance, shift=sampling.shift)
+            str(s): network_calls(
+                model, sampling.sampler, s, guidance=sampling.guidance, shift=sampling.shift, remedy=parts.remedy
+            )
             for s in sampling.steps
         },
         "memorisation": memorisation,
@@ -232,6 +236,7 @@ def evaluate_file(
             "seed": told.get("seed", 0),
             "shift": told.get("shift", 1.0),
         },
+        **({"remedy": told["remedy"]} if told.get("remedy") else {}),
     }
     folder = RunFolder(out, "evaluate", config)
     if folder.finished:

@@ -149,6 +149,7 @@ class Evaluation:
             "reference": self.facts["reference"],
             "quantiser": self.facts["quantiser"],
             "labels": self.facts["labels"],
+            "remedy": self.config.get("remedy"),
         }
 
     def result(self) -> dict[str, Any]:

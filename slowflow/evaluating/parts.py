@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from slowflow.flow.course import Correction
 from slowflow.flow.generate import final_states
 from slowflow.flow.model import FlowModel
 from slowflow.io import checkpoint, ranks
@@ -59,12 +60,14 @@ class Parts:
         model: makes them.
         how: and how.
         steps: step counts whose samples are needed.
+        remedy: what corrects sampling.
     """
 
     folder: Path
     model: FlowModel
     how: How
     steps: Sequence[int]
+    remedy: Correction | None = None
 
     def _names(self, steps: int) -> list[str]:
         return [f"parts/{steps:05d}-{first:08d}.safetensors" for first in range(0, self.how.samples, SIZE)]
@@ -97,6 +100,7 @@ class Parts:
             guidance=how.guidance,
             seed=how.seed,
             shift=how.shift,
+            remedy=self.remedy,
         )
 
     def states(self, steps: int) -> Tensor:

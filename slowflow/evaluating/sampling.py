@@ -18,6 +18,7 @@ from slowflow.codecs.decoding import Decoder
 from slowflow.config import canonical
 from slowflow.errors import InputError
 from slowflow.flow.count import network_calls
+from slowflow.flow.course import Correction, recorded_remedy
 from slowflow.flow.generate import final_states, labels_of, quantise
 from slowflow.flow.model import FlowModel
 from slowflow.io import atomic, checkpoint, ranks
@@ -67,6 +68,7 @@ def sample(
     pixels: bool = True,
     decoder: Decoder | None = None,
     model_id: dict[str, Any] | None = None,
+    remedy: Correction | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
     """Make samples and write them to `file`; a folder `FILE.parts` holds them until all are there.
@@ -78,6 +80,7 @@ def sample(
         pixels: states are images: written as uint8 `arr_0`; otherwise as float32 `data`.
         decoder: turns states into the images that are written, whatever `pixels` says.
         model_id: what identifies the checkpoint.
+        remedy: what corrects sampling.
         progress: called with (samples done, samples in all, note).
 
     Returns:
@@ -88,10 +91,13 @@ def sample(
         raise InputError(f"samples are written as .npz, got '{file.name}'")
     protocol = {
         **asdict(config),
-        "nfe": network_calls(model, config.sampler, config.steps, guidance=config.guidance, shift=config.shift),
+        "nfe": network_calls(
+            model, config.sampler, config.steps, guidance=config.guidance, shift=config.shift, remedy=remedy
+        ),
         "model": model_id or {"name": model.name},
         "quantiser": decoder.facts if decoder else "uint8, round half up" if pixels else "none",
         "labels": "balanced: sample i has class i mod classes",
+        **recorded_remedy(remedy),
     }
     stamp = file.with_name(file.name + ".json")
     if file.exists():
@@ -107,7 +113,7 @@ def sample(
         ids = np.arange(first, min(first + config.shard, config.n))
         if name in share:
             here.check()
-            checkpoint.save(run.path / name, _made(model, config, ids, decoder), {})
+            checkpoint.save(run.path / name, _made(model, config, ids, decoder, remedy), {})
         if progress is not None:
             progress(int(ids[-1]) + 1, config.n, f"sampling, {config.steps} steps")
     here.gathered(run.path, names)
@@ -124,7 +130,9 @@ def sample(
     return {"file": str(file), "nfe": protocol["nfe"], "protocol": protocol}
 
 
-def _made(model: FlowModel, config: SampleConfig, ids: np.ndarray, decoder: Decoder | None) -> dict[str, Tensor]:
+def _made(
+    model: FlowModel, config: SampleConfig, ids: np.ndarray, decoder: Decoder | None, remedy: Correction | None
+) -> dict[str, Tensor]:
     """One shard: states, or the images they decode to."""
     states = final_states(
         model,
@@ -134,6 +142,7 @@ def _made(model: FlowModel, config: SampleConfig, ids: np.ndarray, decoder: Deco
         guidance=config.guidance,
         seed=config.seed,
         shift=config.shift,
+        remedy=remedy,
         batch_size=config.shard,
     )
     return {"states": states} if decoder is None else {"images": torch.from_numpy(decoder(states))}

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from slowflow.flow.count import network_calls
+from slowflow.flow.course import Correction
 from slowflow.flow.model import FlowModel, first_output
 from slowflow.flow.samplers import Sampler
 
@@ -47,7 +48,13 @@ class Cost:
 
 
 def cost(
-    model: FlowModel, batch: int, method: str | Sampler = "euler", steps: int = 1, *, guidance: float = 1.0
+    model: FlowModel,
+    batch: int,
+    method: str | Sampler = "euler",
+    steps: int = 1,
+    *,
+    guidance: float = 1.0,
+    remedy: Correction | None = None,
 ) -> Cost:
     """Count parameters, memory and calls of sampling and of post-training on batches of this size.
 
@@ -57,6 +64,7 @@ def cost(
         method: sampler.
         steps: intervals.
         guidance: scale; 1 = none.
+        remedy: what corrects sampling.
     """
     guide = model.guiding.guide if guidance != 1.0 else None
     nets = [model.net, *([guide.net] if isinstance(guide, FlowModel) else [])]
@@ -73,7 +81,7 @@ def cost(
         sampling=None if forward is None else weights + forward + 3 * 8 * values,
         # gradients are among what the backward pass leaves behind
         training=None if backward is None else weights + backward + (TRAINED_COPIES - 1) * trained_bytes,
-        calls=network_calls(model, method, steps, guidance=guidance),
+        calls=network_calls(model, method, steps, guidance=guidance, remedy=remedy),
     )
 
 

@@ -11,9 +11,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from slowflow.flow.guidance import guided
+from slowflow.errors import InputError
+from slowflow.flow.course import Correction, course
 from slowflow.flow.model import FlowModel
-from slowflow.flow.samplers import Sampler, sampler, walk
+from slowflow.flow.samplers import Sampler, walk
 
 ONE = (1,)
 """States of one value: how many calls are made does not depend on what a state is."""
@@ -32,7 +33,13 @@ class _Counter(nn.Module):
 
 
 def network_calls(
-    model: FlowModel, method: str | Sampler, steps: int, *, guidance: float = 1.0, shift: float = 1.0
+    model: FlowModel,
+    method: str | Sampler,
+    steps: int,
+    *,
+    guidance: float = 1.0,
+    shift: float = 1.0,
+    remedy: Correction | None = None,
 ) -> int:
     """Network evaluations one sample costs, those of a guide included.
 
@@ -42,15 +49,35 @@ def network_calls(
         steps: intervals.
         guidance: scale; 1 = none.
         shift: further warp of the grid.
+        remedy: what corrects sampling; its calls are counted too.
+
+    Raises:
+        InputError: a remedy that promises as many calls as sampling without it, and does not keep it here.
     """
-    own, other, stepper = _Counter(), _Counter(), sampler(method)
+    calls = _counted(model, method, steps, guidance, shift, remedy)
+    if remedy is not None and remedy.equal_calls:
+        plain = _counted(model, method, steps, guidance, shift, None)
+        if calls != plain:
+            raise InputError(
+                f"the remedy '{remedy.record()['name']}' is compared at equal network calls, but takes {calls} here where "
+                f"sampling without it takes {plain}; choose other steps, or drop guidance on an interval"
+            )
+    return calls
+
+
+def _counted(
+    model: FlowModel, method: str | Sampler, steps: int, guidance: float, shift: float, remedy: Correction | None
+) -> int:
+    """Rows a counting network is asked for. A remedy may look at the pixels of a state, so it gets whole ones."""
+    own, other = _Counter(), _Counter()
+    shape = ONE if remedy is None else model.shape
     guide = model.guiding.guide
     if isinstance(guide, FlowModel):
-        guide = replace(guide, net=other, shape=ONE)
-    counted = replace(model, net=own, shape=ONE, guiding=replace(model.guiding, guide=guide))
-    grid = stepper.grid(counted, steps, shift)
-    start = torch.zeros(1, *ONE, dtype=torch.float64)
-    for _ in walk(guided(counted, guidance), stepper, start, torch.zeros(1, dtype=torch.int64), grid, _silent):
+        guide = replace(guide, net=other, shape=shape)
+    counted = replace(model, net=own, shape=shape, guiding=replace(model.guiding, guide=guide))
+    way = course(counted, method, steps, guidance=guidance, shift=shift, remedy=remedy)
+    start = torch.zeros(1, *shape, dtype=torch.float64)
+    for _ in walk(way.field, way.method, start, torch.zeros(1, dtype=torch.int64), way.grid, _silent):
         pass
     return own.rows * model.calls + (other.rows * guide.calls if guide is not None else 0)
 

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slowflow import rng
-from slowflow.flow.guidance import guided
+from slowflow.flow.course import Correction, course
 from slowflow.flow.model import FlowModel
-from slowflow.flow.samplers import Noise, sampler, walk
+from slowflow.flow.samplers import Noise, walk
 
 
 def labels_of(ids: np.ndarray, classes: int) -> np.ndarray:
@@ -53,6 +53,7 @@ def final_states(
     guidance: float = 1.0,
     seed: int = 0,
     shift: float = 1.0,
+    remedy: Correction | None = None,
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "sample *data"]:
@@ -66,19 +67,19 @@ def final_states(
         guidance: scale; 1 = none.
         seed: of the noise.
         shift: further warp of the grid, on top of the model's own.
+        remedy: what corrects sampling; None = nothing.
         batch_size: samples a network call.
         progress: called with the number of samples done so far.
     """
     model.net.eval()
-    field, stepper, device = guided(model, guidance), sampler(method), model.device
-    grid = stepper.grid(model, steps, shift)
+    way, device = course(model, method, steps, guidance=guidance, shift=shift, remedy=remedy), model.device
     parts = []
     for i in range(0, len(ids), batch_size):
         some = ids[i : i + batch_size]
         state = noise_of(seed, some, model.shape).to(device, state_dtype(device))
         cond = torch.from_numpy(labels_of(some, model.classes)).to(device)
         last = state
-        for _, reached in walk(field, stepper, state, cond, grid, fresh_noise(seed, some, model.shape)):
+        for _, reached in walk(way.field, way.method, state, cond, way.grid, fresh_noise(seed, some, model.shape)):
             last = reached
         parts.append(last.to("cpu", torch.float32))
         if progress is not None:

@@ -18,16 +18,17 @@ from torch import Tensor
 
 from slowflow.errors import InputError
 from slowflow.flow.habits import Guiding
-from slowflow.flow.interpolants import Interpolant, expand
+from slowflow.flow.interpolants import expand
 from slowflow.flow.model import FlowModel
 from slowflow.flow.predictor import Predictor
+from slowflow.flow.wrapper import Wrapper
 
 EDGE = 1e-9
 """An interval is closed: a time that is its end but for rounding belongs to it."""
 
 
 @dataclass(frozen=True)
-class Guided:
+class Guided(Wrapper):
     """A class-conditional model under guidance.
 
     Args:
@@ -55,29 +56,9 @@ class Guided:
             )
 
     @property
-    def interpolant(self) -> Interpolant:
-        """The model's path."""
-        return self.model.interpolant
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of a state."""
-        return self.model.shape
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return self.model.classes
-
-    @property
     def calls(self) -> int:
         """Evaluations of one guided prediction: the model twice, or the model and its guide once each."""
         return self.model.calls + (self.model.calls if self.how.guide is None else self.how.guide.calls)
-
-    @property
-    def t_max(self) -> float:
-        """Where sampling ends."""
-        return self.model.t_max
 
     def predict(self, state: Tensor, t: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Guided (data_hat, noise_hat)."""

@@ -11,15 +11,15 @@ is exposure bias in its pure form: right wherever training looked, wrong where i
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from slowflow.flow.interpolants import Interpolant
-from slowflow.flow.model import Predictor, combine, convert
+from slowflow.flow.model import combine, convert
 from slowflow.flow.spectral import SpectralMixture
+from slowflow.flow.wrapper import Wrapper
 
 States = Float[Tensor, "sample *data"]
 Times = Float[Tensor, "..."]
@@ -27,39 +27,8 @@ Labels = Int[Tensor, " sample"]
 
 
 @dataclass(frozen=True)
-class Planted(ABC):
-    """What every fault has in common: all but the velocity is the model's, the prediction follows from the velocity.
-
-    Args:
-        model: network, guided model or exact field.
-    """
-
-    model: Predictor
-
-    @property
-    def interpolant(self) -> Interpolant:
-        """The model's path."""
-        return self.model.interpolant
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of a state."""
-        return self.model.shape
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return self.model.classes
-
-    @property
-    def calls(self) -> int:
-        """Network evaluations of one prediction."""
-        return self.model.calls
-
-    @property
-    def t_max(self) -> float:
-        """Where sampling ends."""
-        return self.model.t_max
+class Planted(Wrapper):
+    """What every fault has in common: all but the velocity is the model's, the prediction follows from the velocity."""
 
     @abstractmethod
     def velocity(self, state: States, t: Times, cond: Labels) -> States:

@@ -19,13 +19,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from slowflow.data.level import LAST as LAST  # curved paths are searched up to here: sigma' of VP is infinite at 1
 from slowflow.errors import InputError
 from slowflow.flow.interpolants import Interpolant
 
 GRID = 257
 BISECTIONS = 60
-LAST = 1.0 - 1e-12
-"""Curved paths are searched up to here: sigma' of VP is infinite at 1."""
 
 
 @dataclass(frozen=True)

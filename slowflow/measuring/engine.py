@@ -18,9 +18,8 @@ from slowflow.data.bank import LARGEST, Bank
 from slowflow.data.images import ImageSet
 from slowflow.errors import DataError, InputError
 from slowflow.families.open import direction_test
-from slowflow.flow.guidance import guided
+from slowflow.flow.course import Correction, field_of, recorded_remedy, solver_of
 from slowflow.flow.model import FlowModel
-from slowflow.flow.samplers import sampler
 from slowflow.flow.table import levels_of
 from slowflow.io import atomic, checkpoint, ranks
 from slowflow.io.run import RunFolder
@@ -51,6 +50,7 @@ def measure(
     model_id: dict[str, Any] | None = None,
     nulls_from: Path | None = None,
     reopen: dict[str, Any] | None = None,
+    remedy: Correction | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
     """Measure how slow the model's states run, with nulls; resumes an unfinished folder.
@@ -65,6 +65,7 @@ def measure(
         nulls_from: a measurement of another model on the same path, data and probe, whose nulls are copied: they know
             nothing of the model, so they would come out the same.
         reopen: how model and data were asked for, so that `diagnose` can open them again.
+        remedy: what corrects the sampling that is measured; the nulls know nothing of it but its solver.
         progress: called with (samples done, samples in all, note).
 
     Raises:
@@ -72,20 +73,21 @@ def measure(
         ConfigMismatchError: the folder holds another run.
     """
     bank_set, held = _split(model, data, heldout)
-    probe = resolved(probe, model)
+    probe = resolved(probe, model, remedy)
     search.backend(probe.backend, model.interpolant)  # what cannot be served is refused before there is a folder
     # counting is a dry run, which refuses a sampler that cannot walk this path
-    calls = {str(steps): nfe(model, probe, steps) for steps in probe.grids}
+    calls = {str(steps): nfe(model, probe, steps, remedy) for steps in probe.grids}
     bank_set, warnings = screening.screened(bank_set, held, probe.bank, probe.seed)
     config = {
         "model": model_id or {"name": model.name},
         "data": {"name": data.name, "sha256": data.fingerprint, "heldout": heldout},
         "probe": probe,
+        **recorded_remedy(remedy),
     }
     folder = RunFolder(out, "measure", config)
     if folder.finished:
         return Measurement.load(folder.path)
-    source, bank = Source(model, held, bank_set, probe), Bank.of(bank_set, conditional=model.classes > 0)
+    source, bank = Source(model, held, bank_set, probe, remedy), Bank.of(bank_set, conditional=model.classes > 0)
     engine = search.backend(probe.backend, model.interpolant, bank.largest)
     model.net.eval()
     conventions = direction_test(model, held)
@@ -96,7 +98,8 @@ def measure(
     total, done = sum(len(ids) for *_, ids in plan), 0
     for name, (kind, start, steps, ids) in zip(names, plan, strict=True):
         file = folder.path / name
-        if name in share and nulls_from is not None and kind in (*FROM_IMAGES, *PERFECT) and not probe.measures:
+        same = remedy is None and kind in (*FROM_IMAGES, *PERFECT) and not probe.measures
+        if name in share and same and nulls_from is not None:
             atomic.write_bytes(file, (nulls_from / name).read_bytes())
         elif name in share:
             here.check()
@@ -150,14 +153,14 @@ def _split(model: FlowModel, data: ImageSet, heldout: float) -> tuple[ImageSet, 
     return data.split(heldout)
 
 
-def resolved(probe: Probe, model: FlowModel) -> Probe:
+def resolved(probe: Probe, model: FlowModel, remedy: Correction | None = None) -> Probe:
     """The probe with nothing left to choose: references, nulls, and every name checked.
 
     Raises:
         InputError: unknown names, references that a stochastic sampler or the dimension rules out, or no reference that
             reads single states.
     """
-    method = sampler(probe.sampler)
+    method, _ = solver_of(model, probe.sampler, probe.grids[0], remedy)
     names = tuple(DEFAULT_REFERENCES) if probe.names == ("auto",) else probe.names
     if probe.names == ("auto",) and method.stochastic:
         names = tuple(name for name in names if not REFERENCES.get(name).shares_noise)
@@ -179,7 +182,7 @@ def resolved(probe: Probe, model: FlowModel) -> Probe:
         raise InputError(f"'{names[0]}' alone gives no band; measure 'level' or another reference beside it")
     if "late" in _starts(replace(probe, references=names)) and min(probe.grids) < 2:
         raise InputError("trajectories that begin late need at least 2 steps")
-    field = guided(model, probe.guidance)
+    field = field_of(model, probe.guidance)  # a scale that the model cannot be guided with is refused here
     nulls = probe.nulls if field is model or "unguided" in probe.nulls else (*probe.nulls, "unguided")
     return replace(probe, references=names, nulls=nulls)
 
@@ -226,7 +229,7 @@ def _write_shard(path: Path, source: Source, batch: Trajectories, start: Start, 
     for name in probe.measures:
         measure = MEASURES.get(name)
         if measure.start == start and batch.kind in measure.kinds:
-            seen = measure.observe(batch, guided(source.model, probe.guidance))
+            seen = measure.observe(batch, source.field())
             tensors |= {f"{name}/{key}": torch.from_numpy(np.ascontiguousarray(v)) for key, v in seen.items()}
     if batch.kind == "model" and start == "noise":
         tensors["final"] = torch.from_numpy(batch.endpoint.astype(np.float32))

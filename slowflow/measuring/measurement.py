@@ -247,6 +247,15 @@ class Measurement:
         Raises:
             InputError: it was not taken.
         """
+        stored = self.stored(name, steps)
+        return MEASURES.get(name).table(stored, self.path_of_states, int(self.config["probe"]["seed"]))
+
+    def stored(self, name: str, steps: int | None = None) -> dict[str, dict[str, np.ndarray]]:
+        """What a peer's measure saved: kind -> name -> array.
+
+        Raises:
+            InputError: it was not taken.
+        """
         if name not in self.measures:
             raise InputError(f"{self.path} holds no measure '{name}'; measure again with --measure {name}")
         measure, steps = MEASURES.get(name), steps or self.steps[0]
@@ -256,7 +265,7 @@ class Measurement:
             own = {k.split("/")[1]: v for k, v in arrays.items() if k.startswith(f"{name}/")}
             if own:
                 stored[kind] = own
-        return measure.table(stored, self.path_of_states, int(self.config["probe"]["seed"]))
+        return stored
 
     def suggest(self, reference: str | None = None, steps: int | None = None, method: str = "auto") -> GammaFit:
         """gamma by every estimator, the recommended one, and a verdict; at the first number of steps unless told.
@@ -362,6 +371,7 @@ class Measurement:
             "heldout": self.facts["heldout"],
             "data": self.config["data"]["name"],
             "model": self.config["model"],
+            "remedy": self.config.get("remedy"),
             "intervals": f"95 %, {RESAMPLES} bootstrap resamples of trajectories",
         }
 

@@ -13,13 +13,13 @@ from slowflow import rng
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError
 from slowflow.flow.count import network_calls
+from slowflow.flow.course import Correction, field_of, solver_of
 from slowflow.flow.exact import ExactMixture
 from slowflow.flow.generate import fresh_noise, labels_of, noise_of, state_dtype
 from slowflow.flow.grids import refine, uniform_grid
-from slowflow.flow.guidance import guided
 from slowflow.flow.interpolants import Interpolant
 from slowflow.flow.model import FlowModel, Predictor, conditions
-from slowflow.flow.samplers import Sampler, sampler, walk
+from slowflow.flow.samplers import Sampler, walk
 from slowflow.flow.samplers.heun import Heun
 from slowflow.flow.samplers.recombine import Recombine
 from slowflow.measuring.references import Start, Trajectories
@@ -63,12 +63,14 @@ class Source:
         heldout: real data that is neither in the bank nor trained on; genuine states and the perfect model use it.
         seen: the data of the bank.
         probe: the settings.
+        remedy: what corrects the sampling that is measured; None = nothing.
     """
 
     model: FlowModel
     heldout: ImageSet
     seen: ImageSet
     probe: Probe
+    remedy: Correction | None = None
 
     def ids(self, kind: str, start: Start = "noise") -> np.ndarray:
         """Sample ids of a kind: states that need real images are as many as there are images, each used once."""
@@ -100,23 +102,32 @@ class Source:
 
     def times(self, steps: int) -> Float[Tensor, " times"]:
         """The grid of the user's sampler on the model's own times."""
-        return sampler(self.probe.sampler).grid(self.model, steps, self.probe.shift)
+        method, count = self._solver(steps)
+        return method.grid(self.model, count, self.probe.shift)
+
+    def _solver(self, steps: int) -> tuple[Sampler, int]:
+        return solver_of(self.model, self.probe.sampler, steps, self.remedy)
+
+    def field(self, guidance: float | None = None) -> Predictor:
+        """The network under test, guided as the probe says unless told, and remedied."""
+        return field_of(self.model, self.probe.guidance if guidance is None else guidance, self.remedy)
 
     def way(self, kind: str, steps: int) -> Way:
         """How a sampled kind is solved."""
-        times, user, model = self.times(steps), sampler(self.probe.sampler), self.model
-        every, path = -(-FINE // steps), model.interpolant
+        (user, count), model = self._solver(steps), self.model
+        times, path = user.grid(model, count, self.probe.shift), model.interpolant
+        every = -(-FINE // count)
         # the field of single images is infinite at t = 1, so a last step is never corrected there
         heun, twin = Heun(last_euler=True), path.twin(refine(times, every))
         if kind == "model":
-            return Way(guided(model, self.probe.guidance), user, times, 1, times, model.device)
+            return Way(self.field(), user, times, 1, times, model.device)
         if kind == "unguided":
-            return Way(model, user, times, 1, times, model.device)
+            return Way(self.field(1.0), user, times, 1, times, model.device)
         if kind == "fine":
             method = heun if twin[0] is path else user
-            return Way(guided(model, self.probe.guidance), method, refine(times, every), every, times, model.device)
+            return Way(self.field(), method, refine(times, every), every, times, model.device)
         if kind == "coarse":
-            return Way(self.perfect(path), heun if self.probe.sampler == "heun" else user, times, 1, times, CPU)
+            return Way(self.perfect(path), heun if isinstance(user, Heun) else user, times, 1, times, CPU)
         # a table of noise levels has no derivative: its perfect flow is solved on the path that has the same states
         return Way(self.perfect(twin[0], float(twin[1][-1])), heun, twin[1], every, times, CPU)
 
@@ -205,6 +216,6 @@ class Source:
         )
 
 
-def nfe(model: FlowModel, probe: Probe, steps: int) -> int:
+def nfe(model: FlowModel, probe: Probe, steps: int, remedy: Correction | None = None) -> int:
     """Network calls of one sample."""
-    return network_calls(model, probe.sampler, steps, guidance=probe.guidance, shift=probe.shift)
+    return network_calls(model, probe.sampler, steps, guidance=probe.guidance, shift=probe.shift, remedy=remedy)

@@ -6,16 +6,17 @@ sampler and is made by `slowflow.remedies.sampling.make`. No name of a remedy st
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError
+from slowflow.fitting import findings
 from slowflow.flow.model import FlowModel
+from slowflow.measuring import training_law
 from slowflow.measuring.measurement import Measurement
 from slowflow.remedies import REMEDIES, TrainingRemedy, make
+from slowflow.remedies import sampling as correcting
 
 Part = Mapping[str, Any]
 OURS = ("remedy", "sampler", "measured")
@@ -38,18 +39,16 @@ def check(train: Part | None, sample: Part | None) -> None:
             raise InputError(f"'measured' is {part['measured']!r}, expected true or false")
     if train is not None and wants_measurement(train):
         REMEDIES.get(str(train["remedy"]))
-        _module("slowflow.measuring.training_law", "training remedies that take their law from a measurement")
     elif train is not None:
         make(train["remedy"], settings(train))
     if sample is None or "remedy" not in sample:
         if sample is not None and settings(sample):
             raise InputError(f"'{next(iter(settings(sample)))}' is the setting of a sampling remedy, and none is named")
         return
-    package = _sampling()
     if wants_measurement(sample):
-        package.SAMPLING_REMEDIES.get(sample["remedy"])
+        correcting.SAMPLING_REMEDIES.get(sample["remedy"])
     else:
-        package.make(sample["remedy"], settings(sample))
+        correcting.make(sample["remedy"], settings(sample))
 
 
 def training(part: Part | None, measured: Measurement | None) -> TrainingRemedy | None:
@@ -63,8 +62,7 @@ def training(part: Part | None, measured: Measurement | None) -> TrainingRemedy 
         return None
     if not wants_measurement(part):
         return make(part["remedy"], settings(part))
-    law = _module("slowflow.measuring.training_law", "training remedies that take their law from a measurement")
-    return law.remedy(part["remedy"], measured, **settings(part))
+    return training_law.remedy(part["remedy"], measured, **settings(part))
 
 
 def sampling(part: Part | None, measured: Measurement | None, base: FlowModel, data: ImageSet) -> Any:
@@ -78,21 +76,14 @@ def sampling(part: Part | None, measured: Measurement | None, base: FlowModel, d
     if part is None or "remedy" not in part:
         return None
     if not wants_measurement(part):
-        return _sampling().make(part["remedy"], settings(part))
-    found = _module("slowflow.fitting", "fitted sampling remedies").findings(measured, base, data)
-    return _sampling().fitted(part["remedy"], found, settings(part)).remedy
+        return correcting.make(part["remedy"], settings(part))
+    if measured is None:
+        raise InputError(
+            f"the constants of '{part['remedy']}' are fitted from a measurement, and the base was not measured"
+        )
+    return correcting.fitted(part["remedy"], findings(measured, base, data), settings(part)).remedy
 
 
 def settings(part: Part) -> dict[str, Any]:
     """Settings of the remedy itself; lists as tuples."""
     return {key: tuple(v) if isinstance(v, list) else v for key, v in part.items() if key not in OURS}
-
-
-def _sampling() -> Any:
-    return _module("slowflow.remedies.sampling", "sampling remedies; an arm's 'sample' can only name a sampler")
-
-
-def _module(name: str, what: str) -> Any:
-    if importlib.util.find_spec(name) is None:
-        raise InputError(f"this SlowFlow has no {what}")
-    return importlib.import_module(name)

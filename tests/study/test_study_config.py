@@ -1,6 +1,5 @@
 """Study files: expansion is deterministic, the protocol cannot be broken by an arm, mistakes are named."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -141,8 +140,6 @@ def test_a_file_that_extends_another_can_only_add_arms(tmp_path):
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_the_written_studies_can_be_read(file):
-    if "rivals" in file.stem and importlib.util.find_spec("slowflow.remedies.sampling") is None:
-        pytest.skip("this SlowFlow has no sampling remedies")
     found = read_study(file)
     assert found.protocol.lengths[-1] >= 30 * found.protocol.lengths[0]
     if found.protocol.base is not None:

@@ -15,15 +15,16 @@ from functools import partial
 
 from torch import Tensor
 
-from slowflow.flow.interpolants import Interpolant, expand
+from slowflow.flow.interpolants import expand
 from slowflow.flow.model import FLOOR, Predictor
 from slowflow.flow.samplers.ancestral import Ancestral
 from slowflow.flow.samplers.base import SAMPLERS, Sampler
 from slowflow.flow.samplers.recombine import Recombine
+from slowflow.flow.wrapper import Wrapper
 
 
 @dataclass(frozen=True)
-class ClippedModel:
+class ClippedModel(Wrapper):
     """A model whose predicted data are held in [-1, 1].
 
     Args:
@@ -31,33 +32,7 @@ class ClippedModel:
         consistent: the noise follows the clipped data, so that both still add up to the state.
     """
 
-    model: Predictor
     consistent: bool
-
-    @property
-    def interpolant(self) -> Interpolant:
-        """The path of the model."""
-        return self.model.interpolant
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of a state."""
-        return self.model.shape
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return self.model.classes
-
-    @property
-    def calls(self) -> int:
-        """Those of the model."""
-        return self.model.calls
-
-    @property
-    def t_max(self) -> float:
-        """Where sampling ends."""
-        return self.model.t_max
 
     def predict(self, state: Tensor, t: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """(data_hat, noise_hat), the first clipped."""

@@ -339,3 +339,8 @@ def _same(measured: Measurement, model: FlowModel, data: ImageSet) -> None:
             f"{measured.path} was sampled with guidance: real states are not its target, so its lag has no such causes; "
             "measure without guidance and diagnose that"
         )
+    if measured.config.get("remedy") is not None:
+        raise InputError(
+            f"{measured.path} was sampled with the remedy '{measured.config['remedy']['name']}', which hides the model's own "
+            "causes; measure without it and diagnose that"
+        )

@@ -89,7 +89,7 @@ def times(grid: np.ndarray) -> np.ndarray:
 @torch.no_grad()
 def _outputs(model: Predictor, states: np.ndarray, labels: np.ndarray, t: float) -> np.ndarray:
     """Norms of (velocity, noise) over sqrt(d): [2, n]."""
-    device = getattr(model, "device", getattr(getattr(model, "model", None), "device", torch.device("cpu")))
+    device = getattr(model, "device", torch.device("cpu"))
     state = torch.from_numpy(states).to(device, state_dtype(device)).reshape(-1, *model.shape)
     time = torch.tensor(t, dtype=torch.float64, device=device)
     data, noise = model.predict(state, time, torch.from_numpy(labels).to(device))
