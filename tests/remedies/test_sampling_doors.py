@@ -231,3 +231,23 @@ def test_samples_already_made_cannot_be_remedied(tmp_path):
         "--remedy", "dcw", code=3,
     )  # fmt: skip
     assert "samples that are already made" in err
+
+
+def test_a_sampling_remedy_given_to_training_is_sent_to_sampling(tmp_path):
+    done = CliRunner().invoke(
+        app,
+        [
+            "posttrain",
+            "digits-sit",
+            "--data",
+            "digits",
+            "--remedy",
+            "dcw",
+            "--steps",
+            "1",
+            "--out",
+            str(tmp_path / "x"),
+        ],
+    )
+    assert done.exit_code == 3
+    assert "corrects sampling, not training" in done.stderr
