@@ -1,12 +1,12 @@
-"""evaluate: fidelity and coverage of a model's samples at several step counts, resumable.
+"""evaluate: fidelity and coverage of a model's samples, or of samples in a file, resumable.
 
-Reference images are the held-out ones, never trained on; both sides have the same n. Features of every step count are
-kept, so that two arms on the same sample ids are compared pair by pair.
+Reference images are the held-out ones, never trained on, at equal n; or a reference file, as published numbers have it.
+Features of every step count are kept, so that two arms on the same sample ids are compared pair by pair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,21 @@ import torch
 from torch import Tensor
 
 from slowflow.data.images import ImageSet
-from slowflow.data.open import open_data
 from slowflow.errors import InputError
 from slowflow.evaluating.evaluation import Evaluation, feature_file
 from slowflow.evaluating.features import Features
+from slowflow.evaluating.reference import ROWS, Reference, SampleFile, held_out, open_samples
+from slowflow.evaluating.sampling import averaging, precision
 from slowflow.flow.count import network_calls
 from slowflow.flow.generate import dequantise, final_states, labels_of, quantise
 from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
 from slowflow.flow.samplers import SAMPLERS
 from slowflow.io import checkpoint
-from slowflow.io.run import RunFolder, file_sha256, read_json
+from slowflow.io.run import RunFolder, environment, read_json
 
 Progress = Callable[[int, int, str], None]
+VERSIONS = ("slowflow", "python", "torch", "numpy", "scipy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +59,14 @@ class Sampling:
 
 def evaluate(
     model: FlowModel,
-    data: ImageSet,
+    data: ImageSet | Reference,
     features: Features,
     sampling: Sampling,
     out: str | Path,
     *,
     heldout: float = 0.2,
     model_id: dict[str, Any] | None = None,
+    part: str | None = None,
     known: dict[int, np.ndarray] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -71,12 +74,13 @@ def evaluate(
 
     Args:
         model: makes the samples; `data` must have its shape.
-        data: real images; the held-out share is the reference.
+        data: real images, whose held-out share is the reference; or a reference file.
         features: what distances are measured in.
         sampling: how samples are made.
         out: run folder.
         heldout: share of each class that is held out.
         model_id: what identifies the checkpoint.
+        part: of the checkpoint that was opened (ema, model, ...).
         known: final states already made by the same protocol, by step count; saves making them again.
         progress: called with (samples done, samples in all, note).
 
@@ -84,52 +88,69 @@ def evaluate(
         InputError: shapes differ or there are too few real images.
         ConfigMismatchError: the folder holds another run.
     """
-    data.must_have_shape(model.shape)
-    train, held = data.split(heldout)
-    _equal_n(sampling.samples, held)
+    if isinstance(data, ImageSet):
+        data.must_have_shape(model.shape)
+    reference = data if isinstance(data, Reference) else held_out(data, heldout, sampling.samples)
+    reference.must_have_shape(model.shape)
     SAMPLERS.get(sampling.sampler)
     guided(model, sampling.guidance)
     config = {
         "model": model_id or {"name": model.name},
-        "data": {"name": data.name, "sha256": data.fingerprint, "heldout": heldout},
+        "data": _identified(data, heldout),
         "features": {"name": features.name, "sha256": features.sha256},
         "sampling": sampling,
     }
     folder = RunFolder(out, "evaluate", config)
     if folder.finished:
         return Evaluation.load(folder.path)
-    real = _balanced(held, sampling.samples, max(data.classes, 1))
     ids = np.arange(sampling.samples)
-    labels = labels_of(ids, model.classes)
-    if not (folder.path / feature_file("real")).exists():
-        _store(folder.path / feature_file("real"), features, real.data, real.labels.numpy())
-    total = len(ids) * sum(sampling.steps)
-    done, memorisation = 0, {}
-    for steps in sampling.steps:
-        path = folder.path / feature_file(steps)
-        if not path.exists():
-
-            def report(count: int, steps: int = steps, before: int = done) -> None:
-                if progress is not None:
-                    progress(before + count * steps, total, f"sampling, {steps} steps")
-
-            images = _samples(model, ids, sampling, steps, data.pixels, (known or {}).get(steps), report)
-            ratio = nearest_ratio(images, held.data, train.data)
-            _store(path, features, images, labels, {"memorisation": ratio})
-        done += len(ids) * steps
-        memorisation[str(steps)] = checkpoint.load(path).metadata["memorisation"]
+    _store_real(folder.path, features, reference)
+    memorisation = _all_steps(
+        model, ids, sampling, features, reference, folder.path, known or {}, progress or _unseen
+    )
+    labelled = model.classes > 0 and (reference.classes > 0 or reference.moments is not None)
     facts = {
-        **_facts(features, held, len(real), data.pixels, model.classes > 0 and data.classes > 0),
+        **_facts(features, reference, labelled),
+        "ema": averaging(part),
+        "dtype": precision(model),
         "nfe": {
             str(s): network_calls(model, sampling.sampler, s, guidance=sampling.guidance, shift=sampling.shift)
             for s in sampling.steps
         },
         "memorisation": memorisation,
     }
-    evaluation = Evaluation(folder.path, dict(folder.config["config"]), facts)
-    files = [feature_file("real"), *(feature_file(steps) for steps in sampling.steps)]
-    folder.finish(files, {"facts": facts, "summary": evaluation.result()})
-    return Evaluation.load(folder.path)
+    return _finished(folder, facts, list(sampling.steps))
+
+
+def _unseen(done: int, total: int, note: str) -> None:
+    """Nobody asked for progress."""
+
+
+def _all_steps(
+    model: FlowModel,
+    ids: np.ndarray,
+    sampling: Sampling,
+    features: Features,
+    reference: Reference,
+    folder: Path,
+    known: dict[int, np.ndarray],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Sample and store the features of every step count; returns how near samples come to training images."""
+    total, done, memorisation = len(ids) * sum(sampling.steps), 0, {}
+    for steps in sampling.steps:
+        path = folder / feature_file(steps)
+        if not path.exists():
+
+            def report(count: int, steps: int = steps, before: int = done) -> None:
+                progress(before + count * steps, total, f"sampling, {steps} steps")
+
+            images = _samples(model, ids, sampling, steps, reference.pixels, known.get(steps), report)
+            ratio = nearest_ratio(images.split(ROWS), reference)
+            _store(path, features, images.split(ROWS), labels_of(ids, model.classes), {"memorisation": ratio})
+        done += len(ids) * steps
+        memorisation[str(steps)] = checkpoint.load(path).metadata["memorisation"]
+    return memorisation
 
 
 def _samples(
@@ -158,70 +179,82 @@ def _samples(
     return dequantise(quantise(states)) if pixels else states
 
 
-def _balanced(images: ImageSet, n: int, classes: int) -> ImageSet:
-    """The first n images in an order that goes round the classes, as sample ids do; all when there are fewer."""
-    labels = images.labels.numpy()
-    turn = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        turn[rows] = np.arange(len(rows))
-    order = np.lexsort((labels, turn)) if classes > 1 else np.arange(len(labels))
-    return images.take(order[:n], f"first {min(n, len(images))}")
+def _store_real(folder: Path, features: Features, reference: Reference) -> None:
+    """Features of the reference, and the moments that a file brings."""
+    path = folder / feature_file("real")
+    if path.exists():
+        return
+    tensors: dict[str, Tensor] = {}
+    for kind, known in (("features", reference.moments), ("spatial", reference.spatial)):
+        if known is not None:
+            tensors |= {f"{kind}_mean": torch.from_numpy(known.mean)}
+            tensors |= {f"{kind}_covariance": torch.from_numpy(known.covariance)}
+    batches = reference.batches() if reference.n else ()
+    _store(path, features, batches, reference.labels, {}, tensors)
 
 
 def _store(
-    path: Path, features: Features, images: Tensor, labels: np.ndarray, metadata: dict[str, Any] | None = None
+    path: Path,
+    features: Features,
+    images: Iterable[Tensor],
+    labels: np.ndarray,
+    metadata: dict[str, Any],
+    beside: dict[str, Tensor] | None = None,
 ) -> None:
-    values, predicted = features.extract(images)
-    tensors = {"features": torch.from_numpy(values), "labels": torch.from_numpy(labels.astype(np.int64))}
-    if predicted is not None:
-        tensors["predicted"] = torch.from_numpy(predicted.astype(np.int64))
-    checkpoint.save(path, tensors, metadata or {})
+    rows = list(images) if isinstance(images, tuple) else images
+    made = {} if rows == [] else features.stream(iter(rows))
+    tensors = {name: torch.from_numpy(values) for name, values in made.items()}
+    tensors |= {"labels": torch.from_numpy(labels.astype(np.int64)), **(beside or {})}
+    checkpoint.save(path, tensors, metadata)
 
 
-def nearest_ratio(generated: Tensor, heldout: Tensor, train: Tensor) -> dict[str, float]:
-    """How near samples come to training images, beside how near held-out images come.
+def nearest_ratio(generated: Iterable[Tensor], reference: Reference) -> dict[str, float]:
+    """How near samples come to training images, beside how near held-out images come; empty for a reference file.
 
     A generator that copies its training data has a ratio far below 1; one that has learnt the law has about 1.
     """
-    bank = train.flatten(1)
-    ours = torch.cdist(generated.flatten(1), bank).min(dim=1).values.median()
-    real = torch.cdist(heldout.flatten(1), bank).min(dim=1).values.median()
+    if reference.train is None or reference.heldout is None:
+        return {}
+    bank = reference.train.data.flatten(1)
+    ours = _nearest(generated, bank).median()
+    real = _nearest(reference.heldout.data.split(ROWS), bank).median()
     return {"generated": float(ours), "heldout": float(real), "ratio": float(ours / real)}
 
 
+def _nearest(batches: Iterable[Tensor], bank: Tensor) -> Tensor:
+    return torch.cat([torch.cdist(some.flatten(1), bank).min(dim=1).values for some in batches])
+
+
 def evaluate_file(
-    file: str | Path, data: ImageSet, features: Features, out: str | Path, *, heldout: float = 0.2
+    file: str | Path, data: ImageSet | Reference, features: Features, out: str | Path, *, heldout: float = 0.2
 ) -> Evaluation:
     """Evaluate samples that are already in a file (`arr_0` uint8 NHWC or `data` float32, and `labels`).
 
-    Steps and network calls come from the JSON that `slowflow sample` writes beside it; 0 where there is none.
+    Steps and network calls come from the JSON that `slowflow sample` writes beside it; 0 where there is none. The file
+    is read a few hundred samples at a time.
 
     Args:
         file: the .npz.
-        data: real images of the same shape; the held-out share is the reference.
+        data: real images of the same shape, whose held-out share is the reference; or a reference file.
         features, out, heldout: as for `evaluate`.
 
     Raises:
         DataError: not a file of samples.
         InputError: shapes differ.
     """
-    file = Path(file)
-    made = open_data(file)
-    if made.shape != data.shape:
+    made = open_samples(file)
+    if isinstance(data, ImageSet) and made.shape != data.shape:
         raise InputError(f"{file} has samples of shape {made.shape}, '{data.name}' items of shape {data.shape}")
-    stamp = file.with_name(file.name + ".json")
-    told = read_json(stamp) if stamp.exists() else {}
-    steps = int(told.get("steps", 0))
-    train, held = data.split(heldout)
-    _equal_n(len(made), held)
+    reference = data if isinstance(data, Reference) else held_out(data, heldout, made.n)
+    reference.must_have_shape(made.shape)
+    told, steps = _told(made)
     config = {
-        "model": told.get("model", {"name": file.stem}),
-        "file_sha256": file_sha256(file),
-        "data": {"name": data.name, "sha256": data.fingerprint, "heldout": heldout},
+        "model": told.get("model", {"name": made.path.stem}),
+        "file_sha256": made.sha256,
+        "data": _identified(data, heldout),
         "features": {"name": features.name, "sha256": features.sha256},
         "sampling": {
-            "samples": len(made),
+            "samples": made.n,
             "steps": [steps],
             "sampler": told.get("sampler", "unknown"),
             "guidance": told.get("guidance", 1.0),
@@ -232,36 +265,59 @@ def evaluate_file(
     folder = RunFolder(out, "evaluate", config)
     if folder.finished:
         return Evaluation.load(folder.path)
-    real = _balanced(held, len(made), max(data.classes, 1))
-    _store(folder.path / feature_file("real"), features, real.data, real.labels.numpy())
-    _store(folder.path / feature_file(steps), features, made.data, made.labels.numpy())
+    _store_real(folder.path, features, reference)
+    labels = np.zeros(made.n, dtype=np.int64) if made.labels is None else made.labels
+    if not (folder.path / feature_file(steps)).exists():
+        _store(folder.path / feature_file(steps), features, made.batches(), labels, {})
     facts = {
-        **_facts(features, held, len(real), data.pixels, made.classes > 0),
-        **({} if "labels" not in told else {"labels": told["labels"]}),
+        **_facts(features, reference, made.labels is not None),
+        **{key: told.get(key, "not recorded") for key in ("ema", "dtype")},
+        **{key: told[key] for key in ("labels", "quantiser") if key in told},
         "nfe": {str(steps): int(told.get("nfe", 0))},
-        "memorisation": {str(steps): nearest_ratio(made.data, held.data, train.data)},
+        "memorisation": {str(steps): nearest_ratio(made.batches(), reference)},
     }
-    evaluation = Evaluation(folder.path, dict(folder.config["config"]), facts)
-    folder.finish([feature_file("real"), feature_file(steps)], {"facts": facts, "summary": evaluation.result()})
-    return Evaluation.load(folder.path)
+    return _finished(folder, facts, [steps])
 
 
-def _equal_n(samples: int, held: ImageSet) -> None:
-    """Both sides of a distance have the same n."""
-    if samples > len(held):
-        raise InputError(
-            f"{samples} samples but only {len(held)} held-out images: both sides need the same n; "
-            f"ask for at most {len(held)} samples or hold out more"
-        )
+def _told(made: SampleFile) -> tuple[dict[str, Any], int]:
+    """What `slowflow sample` wrote beside the file, and the step count it names; nothing and 0 for a foreign file."""
+    stamp = made.path.with_name(made.path.name + ".json")
+    told = read_json(stamp) if stamp.exists() else {}
+    return told, int(told.get("steps", 0))
 
 
-def _facts(features: Features, held: ImageSet, n_real: int, pixels: bool, labelled: bool) -> dict[str, Any]:
+def _identified(data: ImageSet | Reference, heldout: float) -> dict[str, Any]:
+    """What identifies the real side in a configuration."""
+    if isinstance(data, Reference):
+        return {"name": data.name, "sha256": data.sha256, "reference_file": True}
+    return {"name": data.name, "sha256": data.fingerprint, "heldout": heldout}
+
+
+def _facts(features: Features, reference: Reference, labelled: bool) -> dict[str, Any]:
     """What every number of an evaluation depends on, beside how the samples were made."""
+    found = environment()
+    note = {"note": features.note} if features.note else {}
+    kind = {} if reference.moments is None else {"moments": "of a file"}
     return {
-        "n_real": n_real,
-        "features": {"name": features.name, "sha256": features.sha256, "heldout_accuracy": features.heldout_accuracy},
-        "reference": {"name": held.name, "sha256": held.fingerprint},
-        "quantiser": "uint8, round half up" if pixels else "none",
+        "n_real": reference.n,
+        "features": {
+            "name": features.name,
+            "sha256": features.sha256,
+            "heldout_accuracy": features.heldout_accuracy,
+            **note,
+        },
+        "reference": {"name": reference.name, "sha256": reference.sha256, **kind},
+        "quantiser": "uint8, round half up" if reference.pixels else "none",
         "labelled": labelled,
         "labels": "balanced: sample i has class i mod classes" if labelled else "none",
+        "versions": {name: found[name] for name in VERSIONS if name in found},
     }
+
+
+def _finished(folder: RunFolder, facts: dict[str, Any], steps: list[int]) -> Evaluation:
+    """Compute the metrics and write the manifest."""
+    evaluation = Evaluation(folder.path, dict(folder.config["config"]), facts)
+    evaluation.must_fit()
+    files = [feature_file("real"), *(feature_file(count) for count in steps)]
+    folder.finish(files, {"facts": facts, "summary": evaluation.result()})
+    return Evaluation.load(folder.path)

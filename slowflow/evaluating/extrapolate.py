@@ -13,13 +13,15 @@ Source: Chong and Forsyth 2020 (arXiv 1911.07023), here with disjoint sets on bo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
 from slowflow import rng
 from slowflow.evaluating.frechet import distance
-from slowflow.evaluating.moments import Moments, Scatter, merged
+from slowflow.evaluating.moments import Moments, Scatter
 from slowflow.records import Estimate
 
 PARTS = 5
@@ -49,8 +51,8 @@ def to_infinity(
     cut = largest_cut(n, features.shape[1])
     if cut < 2 or n < 2 * CELLS:
         return None
-    ours = _cells(features, seed, "samples")
-    theirs = reference if isinstance(reference, Moments) else _cells(reference, seed, "real")
+    ours = _Cells.of(features, seed, "samples")
+    theirs = reference if isinstance(reference, Moments) else _Cells.of(reference, seed, "real")
     value = _intercept(ours, theirs, cut, np.arange(CELLS))
     left = [np.delete(np.arange(CELLS), np.arange(g, CELLS, GROUPS)) for g in range(GROUPS)]
     again = np.array([_intercept(ours, theirs, cut, cells) for cells in left])
@@ -59,21 +61,40 @@ def to_infinity(
     return Estimate(value, value - half, value + half, n)
 
 
-def _cells(features: np.ndarray, seed: int, what: str) -> list[Scatter]:
-    """Moments of CELLS random pieces of equal size, up to one sample."""
-    order = rng.permutation(seed, f"extrapolate/{what}", len(features))
-    return [Scatter.of(features[np.sort(rows)]) for rows in np.array_split(order, CELLS)]
+@dataclass(frozen=True)
+class _Cells:
+    """Moments of CELLS random pieces of equal size, up to one sample: n [c], means [c, k], scatters [c, k, k]."""
+
+    n: np.ndarray
+    means: np.ndarray
+    scatters: np.ndarray
+
+    @classmethod
+    def of(cls, features: np.ndarray, seed: int, what: str) -> _Cells:
+        order = rng.permutation(seed, f"extrapolate/{what}", len(features))
+        parts = [Scatter.of(features[np.sort(rows)]) for rows in np.array_split(order, CELLS)]
+        return cls(
+            np.array([part.n for part in parts]),
+            np.stack([part.mean for part in parts]),
+            np.stack([part.scatter for part in parts]),
+        )
+
+    def together(self, cells: np.ndarray) -> Moments:
+        """Moments of some cells as one set: the formula of moments.py, for all of them at once."""
+        n = self.n[cells]
+        mean = n @ self.means[cells] / n.sum()
+        gaps = self.means[cells] - mean
+        scatter = self.scatters[cells].sum(axis=0) + (gaps * n[:, None]).T @ gaps
+        return Moments(mean, scatter / (n.sum() - 1.0), int(n.sum()))
 
 
-def _intercept(ours: list[Scatter], theirs: list[Scatter] | Moments, cut: int, cells: np.ndarray) -> float:
+def _intercept(ours: _Cells, theirs: _Cells | Moments, cut: int, cells: np.ndarray) -> float:
     """FD at 1/n = 0 of a line through FD at n, n/2, ..., n/cut, each averaged over its disjoint sets."""
-    inverse, found = [], []
+    inverse, values, weights = [], [], []
     for parts in range(1, cut + 1):
         for rows in np.array_split(cells, parts):
-            a = merged(ours[i] for i in rows).moments()
-            b = theirs if isinstance(theirs, Moments) else merged(theirs[i] for i in rows).moments()
-            inverse.append(1.0 / a.n)
-            found.append((parts, distance(a, b)))
-    weights = np.array([1.0 / np.sqrt(parts) for parts, _ in found])  # every size counts as much as every other
-    values = np.array([value for _, value in found])
-    return float(np.polyfit(np.array(inverse) * len(ours), values, 1, w=weights)[1])
+            a = ours.together(rows)
+            inverse.append(1000.0 / a.n)
+            values.append(distance(a, theirs if isinstance(theirs, Moments) else theirs.together(rows)))
+            weights.append(1.0 / np.sqrt(parts))  # every size counts as much as every other
+    return float(np.polyfit(inverse, values, 1, w=weights)[1])

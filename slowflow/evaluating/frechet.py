@@ -51,7 +51,7 @@ def resampled(
 def influence(features: Float[np.ndarray, "n k"], reference: Moments) -> Float[np.ndarray, " n"]:
     """phi_i: how FD moves, to first order, with the weight of each sample; its mean over samples is zero."""
     own = moments(features)
-    slope = np.eye(len(own.mean)) - optimal_map(own, reference)
+    slope = (np.eye(len(own.mean)) - optimal_map(own, reference)) * own.n / (own.n - 1.0)  # of an unbiased covariance
     found = np.empty(len(features))
     for i in range(0, len(features), ROWS):
         centred = np.asarray(features[i : i + ROWS], dtype=np.float64) - own.mean

@@ -63,13 +63,14 @@ class RunFolder:
         path: the folder; created when missing.
         kind: what was run: `measure`, `train`, `evaluate`, ...
         config: everything the result depends on, as plain values or dataclasses.
+        shared: other processes write into the folder at this moment, so unfinished writes are not swept away.
 
     Raises:
         ConfigMismatchError: the folder holds a run of another kind or configuration.
         InputError: the path exists and is not a run folder.
     """
 
-    def __init__(self, path: str | Path, kind: str, config: Any) -> None:
+    def __init__(self, path: str | Path, kind: str, config: Any, *, shared: bool = False) -> None:
         self.path = Path(path)
         self.kind = kind
         self.config = {"schema": SCHEMA, "kind": kind, "config": canonical(config)}
@@ -89,11 +90,12 @@ class RunFolder:
                     f"{self.path} holds a run with another configuration ({shown}); choose another folder or repeat the old command"
                 )
         else:
-            if self.path.exists() and any(p for p in self.path.iterdir() if not p.name.endswith(".part")):
+            strangers = self.path.exists() and any(p for p in self.path.iterdir() if not p.name.endswith(".part"))
+            if strangers and not (shared and stored.exists()):  # another process may have begun the run just now
                 raise ConfigMismatchError(f"{self.path} is not empty and holds no SlowFlow run; choose another folder")
             atomic.write_json(stored, self.config)
         self._drop_damaged()
-        for leftover in self.path.rglob(".*.part"):
+        for leftover in [] if shared else self.path.rglob(".*.part"):
             leftover.unlink(missing_ok=True)
 
     def _drop_damaged(self) -> None:
