@@ -37,6 +37,22 @@ class Answer:
     logits: Float[Tensor, "n 1008"]
 
 
+class Norm(nn.Module):
+    """Batch norm of a fixed network: the four vectors that the file holds, and no count of batches."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """With the stored mean and variance, always."""
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=1e-3)
+
+
 class Unit(nn.Module):
     """Convolution without bias, batch norm, ReLU; padded to keep its size unless it strides or is told not to."""
 
@@ -45,9 +61,7 @@ class Unit(nn.Module):
         height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
         padding = (height // 2, width // 2) if padded and stride == 1 else (0, 0)
         self.conv = nn.Conv2d(channels, out, (height, width), stride, padding, bias=False)
-        self.bn = nn.BatchNorm2d(out, eps=1e-3)
-        del self.bn.num_batches_tracked  # not in the file, and of no use to a fixed network
-        self.bn.num_batches_tracked = None
+        self.bn = Norm(out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Same height and width unless it strides."""

@@ -228,8 +228,10 @@ def sample(
     share, done = _share(shards, rank), 0
     total = sum(len(shards.ids(first)) for first in share)
     for first in share:
-        if not shards.path(first).exists():
-            shards.make(first)
+        if rank.number and file.exists():
+            break  # the first process had nothing left to wait for
+        if not shards.path(first).exists() and not _make(shards, first, rank, file):
+            break
         done += len(shards.ids(first))
         if progress is not None:
             progress(done, total, f"sampling, {config.steps} steps")
@@ -238,10 +240,20 @@ def sample(
             leftover.unlink(missing_ok=True)  # of a process that was killed while it wrote the file
         atomic.write_json(stamp, {**protocol, "environment": environment()})
         _write(file, shards, pixels)
-        shutil.rmtree(parts)
-    elif file.exists():
-        shutil.rmtree(parts, ignore_errors=True)  # the first process was faster and took this one's last shard
+    if file.exists():
+        shutil.rmtree(parts, ignore_errors=True)  # another process may be writing a shard that is not needed any more
     return answer
+
+
+def _make(shards: _Shards, first: int, rank: Rank, file: Path) -> bool:
+    """Make one shard; False where the first process took it, finished the file and swept the folder meanwhile."""
+    try:
+        shards.make(first)
+    except EnvironmentProblem:
+        if rank.number and file.exists():
+            return False
+        raise
+    return True
 
 
 def _share(shards: _Shards, rank: Rank) -> list[int]:

@@ -54,7 +54,9 @@ def _kind(spec: str) -> tuple[str, str]:
         fitting = [entry.name for entry in FEATURES if entry.value.fits(Path(spec))]
         if fitting:
             return fitting[0], spec
-        raise InputError(f"{spec} is of no kind of features that is known by its content; name it, as inception:{spec}")
+        raise InputError(
+            f"{spec} is of no kind of features that is known by its content; a program must be named: torchscript:{spec}"
+        )
     kind, colon, text = spec.partition(":")
     if colon and kind in FEATURES.names():
         return kind, text
