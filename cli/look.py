@@ -21,6 +21,7 @@ WHAT = (
     "samplers",
     "codecs",
     "protocols",
+    "published",
 )
 
 
@@ -103,9 +104,9 @@ def _listing(what: str) -> list[dict[str, str]]:
 
         kind = "model" if what == "models" else "features"
         rows = [{"name": c.name, "summary": c.summary, "source": c.source} for c in cards(kind)]
-        pixels = {"name": "pixels", "summary": "the images themselves, flattened", "source": "none"}
-        return rows if kind == "model" else [*rows, pixels]
-    import importlib
+        return rows if kind == "model" else rows + _registered("slowflow.evaluating.features", "FEATURES")
+    if what == "published":
+        return _published()
 
     places = {
         "families": ("slowflow.families", "FAMILIES"),
@@ -118,7 +119,25 @@ def _listing(what: str) -> list[dict[str, str]]:
         "codecs": ("slowflow.codecs", "CODECS"),
         "protocols": ("slowflow.protocols", "PROTOCOLS"),
     }
-    module, name = places[what]
+    return _registered(*places[what])
+
+
+def _published() -> list[dict[str, str]]:
+    """Rows of published tables: what was sampled, the numbers and what is stated of the protocol, where from, how sure."""
+    from slowflow.published import rows
+
+    found = []
+    for row in rows():
+        numbers = ", ".join(f"{metric} {value}" for metric, value in row.metrics.items())
+        summary = f"{numbers}; {row.settings}" if row.settings else numbers
+        found.append({"name": row.name, "summary": summary, "source": f"{row.table.source}; {row.table.certainty}"})
+    return found
+
+
+def _registered(module: str, name: str) -> list[dict[str, str]]:
+    """Entries of a registry."""
+    import importlib
+
     registry: Any = getattr(importlib.import_module(module), name)
     return [{"name": entry.name, "summary": entry.summary, "source": entry.source} for entry in registry]
 

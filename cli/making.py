@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from slowflow_cli import shared as s
@@ -26,6 +28,9 @@ def sample(
     codec: Annotated[
         str | None, typer.Option("--codec", help="Decode latents: the folder of their autoencoder (diffusers' layout).")
     ] = None,
+    labels: Annotated[
+        str, typer.Option("--labels", help="balanced (sample i has class i mod classes), random, or one class.")
+    ] = "balanced",
     quantiser: Annotated[
         str | None, typer.Option(help="round, truncate or half-even, with --codec; its authors' own when not given.")
     ] = None,
@@ -44,13 +49,17 @@ def sample(
     quiet: s.Quiet = False,
     debug: s.Debug = False,
 ) -> None:
-    """Generate samples. Sample i is the same for any batch size, and has class i mod classes."""
+    """Generate samples. Sample i is the same for any batch size and any number of processes.
+
+    Started several times at once (torchrun, or RANK and WORLD_SIZE set by hand), the processes share the samples.
+    """
     output = s.Output(json, quiet)
-    where, precision = s.setup(threads, device, dtype)
+    number, of = _rank()
+    where, precision = s.setup(threads, _device(device, of), dtype)
     opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
     opened = s.apply_protocol(output, opened, protocol, guide, sampler, [steps], guidance)
     from slowflow.codecs.decoding import open_decoder
-    from slowflow.evaluating.sampling import SampleConfig
+    from slowflow.evaluating.sampling import Rank, SampleConfig
     from slowflow.evaluating.sampling import sample as run
     from slowflow.families.open import identity
 
@@ -62,8 +71,8 @@ def sample(
         raise InputError(
             f"states of shape {opened.model.shape} are not images; decode them with --codec, or use --latents"
         )
-    size = s.batch_size(batch_size)
-    settings = SampleConfig(n=n, steps=steps, sampler=sampler, guidance=guidance, seed=seed, shift=shift, shard=size)
+    size, how = s.batch_size(batch_size), {"steps": steps, "sampler": sampler, "guidance": guidance, "seed": seed}
+    settings = SampleConfig(n=n, **how, shift=shift, labels=labels, batch_size=size)
     output.say(f"sampling into {out}")
     found = run(
         opened.model,
@@ -72,30 +81,75 @@ def sample(
         pixels=pixels,
         decoder=decoder,
         model_id=identity(opened.model, protocol),
+        part=opened.part,
+        rank=Rank(number, of),
         progress=output.progress("sample"),
     )
+    if number:
+        output.say(f"process {number} of {of} has made its share; process 0 writes {out}")
+        return
     if images is not None:
         import numpy as np
 
+        from slowflow.evaluating.archive import batches
         from slowflow.figures.samples import COLUMNS, save_sheet
 
-        with np.load(out, allow_pickle=False) as stored:
-            save_sheet(stored["arr_0"][: COLUMNS * 10], images)
+        first = next(batches(out, "arr_0", COLUMNS * 10))
+        save_sheet(np.ascontiguousarray(first), images)
         output.say(f"drawn: {images}")
     output.say(f"{n} samples, {found['nfe']} network calls each: {out}")
     output.answer(found)
 
 
+def _rank() -> tuple[int, int]:
+    """(this process, how many) as torchrun and job schedulers set them; (0, 1) for one alone."""
+    told = {name: os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
+    for name, value in told.items():
+        if not value.isdigit():
+            raise InputError(f"{name} is '{value}' in the environment, expected a number")
+    return int(told["RANK"]), int(told["WORLD_SIZE"])
+
+
+def _device(device: str, processes: int) -> str:
+    """The device of this process: its own of the machine's GPUs where several share the work and none was named."""
+    local = os.environ.get("LOCAL_RANK", "")
+    if device == "auto" and processes > 1 and local.isdigit():
+        import torch
+
+        if torch.cuda.is_available():
+            return f"cuda:{int(local) % torch.cuda.device_count()}"
+    return device
+
+
 def evaluate(
     model: s.Model,
-    data: s.Data,
-    features: Annotated[str, typer.Option("--features", help="fd-mnist, fd-digits, pixels, or a classifier file.")],
+    data: Annotated[
+        str,
+        typer.Option("--data", help="Real images, as elsewhere; or a reference .npz with mu and sigma (ADM's layout)."),
+    ],
+    features: Annotated[
+        str,
+        typer.Option(
+            "--features",
+            help="fd-mnist, fd-digits, pixels, a file, inception:FILE, dinov2:FOLDER, or module:function, which is code "
+            "and is run (slowflow ls features).",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Run folder; the same command again resumes.")],
     steps: Annotated[list[int], typer.Option("--steps", help="Intervals; repeatable.")] = [50],
     samples: Annotated[int, typer.Option(help="How many; the held-out reference has at most as many.")] = 500,
     sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em, ... (slowflow ls samplers).")] = "euler",
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 = none.")] = 1.0,
     shift: Annotated[float, typer.Option(help="Further warp of the grid, on top of the model's own.")] = 1.0,
+    features_sha256: Annotated[
+        str | None, typer.Option("--features-sha256", help="SHA-256 that the file of --features must have.")
+    ] = None,
+    published: Annotated[
+        str | None,
+        typer.Option(
+            "--published", help="Model of the published tables to put FID beside, where the name does not tell."
+        ),
+    ] = None,
     protocol: s.Protocol = None,
     guide: s.Guide = None,
     heldout: s.Heldout = 0.2,
@@ -113,9 +167,10 @@ def evaluate(
     quiet: s.Quiet = False,
     debug: s.Debug = False,
 ) -> None:
-    """Frechet distance, density, coverage and label agreement against held-out images, at equal n, with intervals.
+    """Frechet and kernel distance, precision, recall, density, coverage and more, with intervals and protocol.
 
-    MODEL may also be a FILE.npz of samples; then steps and sampler are those it was made with.
+    Against held-out images at equal n, or against a reference file as papers do. MODEL may also be a FILE.npz of samples;
+    then steps and sampler are those it was made with.
     """
     output = s.Output(json, quiet)
     where, precision = s.setup(threads, device, dtype)
@@ -123,30 +178,60 @@ def evaluate(
     from slowflow.evaluating.engine import Sampling, evaluate_file
     from slowflow.evaluating.engine import evaluate as run
     from slowflow.evaluating.features import open_features
+    from slowflow.evaluating.reference import is_reference, open_reference, open_samples
     from slowflow.families.open import identity
-    from slowflow.io.run import read_manifest
 
     output.say(f"evaluating into {out}")
+    if ":" in features and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # for module:function
+    known = {"sha256": features_sha256, "device": where}
+    reference = open_reference(data) if is_reference(data) else None
     if model.endswith(".npz"):
-        images = open_data(data)
-        found = evaluate_file(Path(model), images, open_features(features, images.shape), out, heldout=heldout)
+        opened_features = open_features(features, open_samples(model).shape, **known)
+        found = evaluate_file(Path(model), reference or open_data(data), opened_features, out, heldout=heldout)
     else:
         opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
         opened = s.apply_protocol(output, opened, protocol, guide, sampler, steps, guidance)
         found = run(
             opened.model,
-            open_data(data, classes=opened.model.classes),
-            open_features(features, opened.model.shape),
+            reference or open_data(data, classes=opened.model.classes),
+            open_features(features, opened.model.shape, **known),
             Sampling(samples=samples, steps=tuple(steps), sampler=sampler, guidance=guidance, seed=seed, shift=shift),
             out,
             heldout=heldout,
             model_id=identity(opened.model, protocol),
+            part=opened.part,
             progress=output.progress("evaluate"),
         )
+    _say_evaluation(output, found, published)
+
+
+def _say_evaluation(output: s.Output, found: Any, published: str | None) -> None:
+    """Numbers with intervals, what n adds to FD, and published rows that may stand beside them."""
+    from slowflow.io.run import read_manifest
+    from slowflow.published import beside
+
+    summary, answer = read_manifest(found.path, "evaluate")["result"]["summary"], []
     for count in found.steps:
-        parts = [
-            f"{found.facts['features']['name'] if m == 'fd' else m} {found.estimate(m, count)}" for m in found.metrics
-        ]
+        one, protocol = summary["by_steps"][str(count)], found.protocol(count)
+        parts = [f"{found.label(m)} {found.estimate(m, count)}" for m in found.all_metrics]
         output.say(f"  {count:>4} steps: " + ", ".join(parts))
-    output.say(f"evaluated: {out}")
-    output.answer(read_manifest(out, "evaluate")["result"]["summary"])
+        if "fd_infinity" in one["metrics"]:
+            limit = one["metrics"]["fd_infinity"]
+            output.say(
+                f"        {found.label('fd')} at infinite n: {limit['value']:.3f} [{limit['low']:.3f}, {limit['high']:.3f}], "
+                f"extrapolated from n = {protocol['n']:,} and less"
+            )
+        rows = beside(protocol, model=published)
+        for near in rows:
+            numbers = ", ".join(f"{found.label(m)} {value}" for m, value in near.row.metrics.items())
+            output.say(
+                f"        published: {near.row.name} ({near.row.settings}): {numbers} [{near.row.table.certainty}]"
+            )
+            output.say(f"          not the same protocol: {'; '.join(near.differences)}" if near.differences else "")
+        answer.append({"steps": count, "rows": rows})
+    note = found.facts["features"].get("note")
+    if note:
+        output.say(f"  note: {note}")
+    output.say(f"evaluated: {found.path}")
+    output.answer({**summary, "published": answer})

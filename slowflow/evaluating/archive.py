@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -126,7 +126,7 @@ def array(path: str | Path, name: str) -> np.ndarray:
     return next(batches(path, name, max(shape[0], 1))).copy() if shape and shape[0] else np.zeros(shape)
 
 
-def _header(file: zipfile.ZipExtFile, path: str | Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
+def _header(file: Any, path: str | Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)

@@ -105,9 +105,7 @@ def evaluate(
         return Evaluation.load(folder.path)
     ids = np.arange(sampling.samples)
     _store_real(folder.path, features, reference)
-    memorisation = _all_steps(
-        model, ids, sampling, features, reference, folder.path, known or {}, progress or _unseen
-    )
+    memorisation = _all_steps(model, ids, sampling, features, reference, folder.path, known or {}, progress or _unseen)
     labelled = model.classes > 0 and (reference.classes > 0 or reference.moments is not None)
     facts = {
         **_facts(features, reference, labelled),

@@ -66,7 +66,9 @@ def label(metric: str, features: str) -> str:
         return metric
     if features == "FID":
         return {"fd": "FID", "sfd": "sFID", "kid": "KID", "is": "IS"}[metric]
-    return f"{stems[metric]}-{features.removeprefix('FD-')}" if features.startswith("FD-") or metric != "fd" else features
+    return (
+        f"{stems[metric]}-{features.removeprefix('FD-')}" if features.startswith("FD-") or metric != "fd" else features
+    )
 
 
 @dataclass(frozen=True)

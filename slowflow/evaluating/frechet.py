@@ -24,6 +24,7 @@ from jaxtyping import Float
 
 from slowflow.evaluating.moments import ROWS, Moments, moments
 
+
 def factor(matrix: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "k rank"]:
     """F with F F^T = matrix, for a positive semi-definite matrix; directions below rounding are left out."""
     values, vectors = np.linalg.eigh(matrix)

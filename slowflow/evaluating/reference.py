@@ -148,7 +148,9 @@ def pictures(path: Path) -> Iterator[Tensor]:
 def _moments(path: Path, mean: str, covariance: str) -> Moments:
     mu, sigma = (archive.array(path, name).astype(np.float64) for name in (mean, covariance))
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-        raise DataError(f"'{mean}' and '{covariance}' in {path} are {mu.shape} and {sigma.shape}, expected [k] and [k, k]")
+        raise DataError(
+            f"'{mean}' and '{covariance}' in {path} are {mu.shape} and {sigma.shape}, expected [k] and [k, k]"
+        )
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise DataError(f"'{mean}' or '{covariance}' in {path} holds NaN or infinity")
     if not np.allclose(sigma, sigma.T, rtol=1e-5, atol=1e-8 * float(np.abs(sigma).max())):

@@ -274,7 +274,10 @@ def _write(file: Path, shards: _Shards, pixels: bool) -> None:
     first = _written(shards.read(0), pixels)
     members = [
         archive.Member(
-            "arr_0" if first.dtype == np.uint8 else "data", first.dtype, (config.n, *first.shape[1:]), _all(shards, pixels)
+            "arr_0" if first.dtype == np.uint8 else "data",
+            first.dtype,
+            (config.n, *first.shape[1:]),
+            _all(shards, pixels),
         )
     ]
     free = shutil.disk_usage(file.parent).free

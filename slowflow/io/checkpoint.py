@@ -163,7 +163,9 @@ def load_script(path: str | Path) -> torch.jit.ScriptModule:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as a whole; other people's files remain
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # of TorchScript as a whole; other people's files remain
             return torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -172,7 +174,8 @@ def load_script(path: str | Path) -> torch.jit.ScriptModule:
 
 def script_arguments(net: torch.jit.ScriptModule) -> list[str]:
     """Names of what the program takes."""
-    return [argument.name for argument in net.forward.schema.arguments]
+    forward: Any = net.forward
+    return [argument.name for argument in forward.schema.arguments]
 
 
 def load_strictly(net: torch.nn.Module, tensors: dict[str, Tensor], path: Path | str, *, assign: bool = False) -> None:

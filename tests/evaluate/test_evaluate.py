@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from slowflow.data.images import ImageSet
-from slowflow.data.open import open_data
 from slowflow.errors import ConfigMismatchError, DataError, InputError
 from slowflow.evaluating import engine, frechet
 from slowflow.evaluating.engine import Sampling, evaluate, evaluate_file

@@ -141,7 +141,9 @@ def test_the_inception_network_is_the_published_one_written_out(weights: dict[st
 def test_the_inception_network_has_the_published_parameters_and_shapes() -> None:
     with torch.device("meta"):
         net = Inception()
-    assert sum(p.numel() for p in net.parameters()) == 23_850_960  # 23,834,568 of Inception-v3 without its side head, + 8 classes
+    assert (
+        sum(p.numel() for p in net.parameters()) == 23_850_960
+    )  # 23,834,568 of Inception-v3 without its side head, + 8 classes
     names = net.state_dict()
     assert len(names) == 94 * 5 + 2
     assert names["Mixed_7c.branch3x3dbl_3b.conv.weight"].shape == (384, 384, 3, 1)
@@ -287,7 +289,9 @@ def test_dinov2_is_opened_from_a_local_folder(tmp_path: Path) -> None:
         wanted = net(pixel_values=prepared(images)).last_hidden_state[:, 0]
     np.testing.assert_allclose(found.outputs(images)["features"], wanted.numpy(), rtol=1e-5, atol=1e-6)
     seen = prepared(torch.ones(1, *RGB))  # white stays white under a resize
-    np.testing.assert_allclose(seen[0, :, 0, 0].numpy(), (1 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225], rtol=1e-5)
+    np.testing.assert_allclose(
+        seen[0, :, 0, 0].numpy(), (1 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225], rtol=1e-5
+    )
     (tmp_path / "dino" / "model.safetensors").rename(tmp_path / "dino" / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="other formats are not opened"):
         open_features(f"dinov2:{tmp_path / 'dino'}", RGB)

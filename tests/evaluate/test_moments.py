@@ -44,7 +44,9 @@ def test_any_parts_in_any_order_give_the_same(sizes: list[int], seed: int, offse
     found, whole = merged(shuffled).moments(), moments(x)
     scale = np.trace(np.cov((x - offset).T)) + (offset * 1e-8) ** 2  # float64 has lost as much of a mean of 1e6 already
     np.testing.assert_allclose(found.mean, whole.mean, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(found.covariance, whole.covariance, rtol=0, atol=1e-8 * scale if offset else 1e-12 * scale)
+    np.testing.assert_allclose(
+        found.covariance, whole.covariance, rtol=0, atol=1e-8 * scale if offset else 1e-12 * scale
+    )
 
 
 def test_streaming_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,9 @@ def test_states_that_are_not_pixels_are_written_as_they_are(tmp_path: Path, tiny
         np.testing.assert_array_equal(file["data"], final_states(tiny_model(), np.arange(5), steps=2).numpy())
 
 
-@pytest.mark.parametrize("settings", [
+@pytest.mark.parametrize(
+    "settings",
+    [
         {"n": 0},
         {"n": 5, "steps": 0},
         {"n": 5, "shard": 0},
@@ -105,7 +107,9 @@ def test_a_sample_config_refuses_values_that_cannot_be(settings: dict) -> None:
         SampleConfig(**settings)
 
 
-@pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 7}, {"shard": 25}, {"shard": 3, "batch_size": 2}])
+@pytest.mark.parametrize(
+    "changes", [{"batch_size": 1}, {"batch_size": 7}, {"shard": 25}, {"shard": 3, "batch_size": 2}]
+)
 def test_batches_and_shards_change_nothing(
     tmp_path: Path, tiny_model: Factory, wanted: dict[str, bytes], changes: dict
 ) -> None:

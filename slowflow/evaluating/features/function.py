@@ -57,7 +57,9 @@ def _source_hash(module: Any, asked: Request) -> str | None:
         return None
     found = hashlib.sha256(source.encode()).hexdigest()
     if asked.sha256 not in (None, found):
-        raise InputError(f"the module of {asked.text} has SHA-256 {found}, not {asked.sha256}; it is not the one you mean")
+        raise InputError(
+            f"the module of {asked.text} has SHA-256 {found}, not {asked.sha256}; it is not the one you mean"
+        )
     return found
 
 

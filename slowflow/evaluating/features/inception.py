@@ -46,7 +46,9 @@ class InceptionFile:
         net.eval().requires_grad_(False).to(asked.device)
         sha = file_sha256(path)
         known = sha.startswith(PUBLISHED)
-        note = "" if known else f"its hash does not begin with {PUBLISHED}: not the published weights, so not called FID"
+        note = (
+            "" if known else f"its hash does not begin with {PUBLISHED}: not the published weights, so not called FID"
+        )
 
         def outputs(images: Tensor) -> Outputs:
             found = net(levels(images))
