@@ -49,17 +49,13 @@ def sample(
     quiet: s.Quiet = False,
     debug: s.Debug = False,
 ) -> None:
-    """Generate samples. Sample i is the same for any batch size and any number of processes.
-
-    Started several times at once (torchrun, or RANK and WORLD_SIZE set by hand), the processes share the samples.
-    """
+    """Generate samples. Sample i is the same for any batch size; memory does not grow with n."""
     output = s.Output(json, quiet)
-    number, of = _rank()
-    where, precision = s.setup(threads, _device(device, of), dtype)
+    where, precision = s.setup(threads, device, dtype)
     opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
     opened = s.apply_protocol(output, opened, protocol, guide, sampler, [steps], guidance)
     from slowflow.codecs.decoding import open_decoder
-    from slowflow.evaluating.sampling import Rank, SampleConfig
+    from slowflow.evaluating.sampling import SampleConfig
     from slowflow.evaluating.sampling import sample as run
     from slowflow.families.open import identity
 
@@ -82,12 +78,8 @@ def sample(
         decoder=decoder,
         model_id=identity(opened.model, protocol),
         part=opened.part,
-        rank=Rank(number, of),
         progress=output.progress("sample"),
     )
-    if number:
-        output.say(f"process {number} of {of} has made its share; process 0 writes {out}")
-        return
     if images is not None:
         import numpy as np
 
@@ -99,26 +91,6 @@ def sample(
         output.say(f"drawn: {images}")
     output.say(f"{n} samples, {found['nfe']} network calls each: {out}")
     output.answer(found)
-
-
-def _rank() -> tuple[int, int]:
-    """(this process, how many) as torchrun and job schedulers set them; (0, 1) for one alone."""
-    told = {name: os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
-    for name, value in told.items():
-        if not value.isdigit():
-            raise InputError(f"{name} is '{value}' in the environment, expected a number")
-    return int(told["RANK"]), int(told["WORLD_SIZE"])
-
-
-def _device(device: str, processes: int) -> str:
-    """The device of this process: its own of the machine's GPUs where several share the work and none was named."""
-    local = os.environ.get("LOCAL_RANK", "")
-    if device == "auto" and processes > 1 and local.isdigit():
-        import torch
-
-        if torch.cuda.is_available():
-            return f"cuda:{int(local) % torch.cuda.device_count()}"
-    return device
 
 
 def evaluate(
@@ -180,7 +152,9 @@ def evaluate(
     from slowflow.evaluating.features import open_features
     from slowflow.evaluating.reference import is_reference, open_reference, open_samples
     from slowflow.families.open import identity
+    from slowflow.published import must_be_known
 
+    must_be_known(published)
     output.say(f"evaluating into {out}")
     if ":" in features and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # for module:function
@@ -216,6 +190,8 @@ def _say_evaluation(output: s.Output, found: Any, published: str | None) -> None
         one, protocol = summary["by_steps"][str(count)], found.protocol(count)
         parts = [f"{found.label(m)} {found.estimate(m, count)}" for m in found.all_metrics]
         output.say(f"  {count:>4} steps: " + ", ".join(parts))
+        for note in one["notes"]:
+            output.say(f"        {note}")
         if "fd_infinity" in one["metrics"]:
             limit = one["metrics"]["fd_infinity"]
             output.say(

@@ -19,6 +19,7 @@ from slowflow.errors import InputError
 from slowflow.evaluating import engine as evaluation
 from slowflow.evaluating.evaluation import Evaluation
 from slowflow.evaluating.features import open_features
+from slowflow.evaluating.reference import is_reference, open_reference
 from slowflow.evaluating.sampling import SampleConfig
 from slowflow.evaluating.sampling import sample as _sample
 from slowflow.families.base import OpenOptions
@@ -130,12 +131,16 @@ def sample(
     sampler: str = "euler",
     guidance: float = 1.0,
     seed: int = 0,
+    labels: str = "balanced",
     out: str | Path,
     pixels: bool = True,
 ) -> Path:
-    """Write n samples to the .npz file `out` (`arr_0` uint8 NHWC and `labels`) and return its path."""
+    """Write n samples to the .npz file `out` (`arr_0` uint8 NHWC and `labels`) and return its path.
+
+    `labels` is balanced (sample i has class i mod classes), random, or the number of one class.
+    """
     model = _opened(model)
-    config = SampleConfig(n=n, steps=steps, sampler=sampler, guidance=guidance, seed=seed)
+    config = SampleConfig(n=n, steps=steps, sampler=sampler, guidance=guidance, seed=seed, labels=labels)
     return Path(_sample(model, config, out, pixels=pixels, model_id=identity(model))["file"])
 
 
@@ -155,14 +160,16 @@ def evaluate(
     """Fidelity and coverage of the model's samples against held-out images, with intervals.
 
     Args:
-        model, data: as for `measure`.
-        features: a bundled extractor (`slowflow ls features`), `pixels`, or a classifier file.
+        model: as for `measure`.
+        data: as for `measure`; or the path of a reference file in ADM's layout (.npz with mu and sigma).
+        features: a bundled extractor, `pixels`, a file, KIND:PATH (`slowflow ls features`) or `module:function`.
         samples, steps, sampler, guidance, seed: how samples are made.
         out: run folder.
         heldout: share of each class that is the reference.
     """
     model = _opened(model)
-    images = open_data(data, classes=model.classes)
+    file = not isinstance(data, ImageSet) and is_reference(data)
+    images = open_reference(str(data)) if file else open_data(data, classes=model.classes)
     sampling = evaluation.Sampling(samples=samples, steps=tuple(steps), sampler=sampler, guidance=guidance, seed=seed)
     return evaluation.evaluate(
         model,

@@ -135,7 +135,8 @@ def _all_steps(
     progress: Progress,
 ) -> dict[str, Any]:
     """Sample and store the features of every step count; returns how near samples come to training images."""
-    total, done, memorisation = len(ids) * sum(sampling.steps), 0, {}
+    total, done = len(ids) * sum(sampling.steps), 0
+    memorisation: dict[str, Any] = {}
     for steps in sampling.steps:
         path = folder / feature_file(steps)
         if not path.exists():
@@ -147,7 +148,8 @@ def _all_steps(
             ratio = nearest_ratio(images.split(ROWS), reference)
             _store(path, features, images.split(ROWS), labels_of(ids, model.classes), {"memorisation": ratio})
         done += len(ids) * steps
-        memorisation[str(steps)] = checkpoint.load(path).metadata["memorisation"]
+        ratio = checkpoint.load(path).metadata["memorisation"]
+        memorisation |= {str(steps): ratio} if ratio else {}
     return memorisation
 
 
@@ -199,9 +201,7 @@ def _store(
     metadata: dict[str, Any],
     beside: dict[str, Tensor] | None = None,
 ) -> None:
-    rows = list(images) if isinstance(images, tuple) else images
-    made = {} if rows == [] else features.stream(iter(rows))
-    tensors = {name: torch.from_numpy(values) for name, values in made.items()}
+    tensors = {name: torch.from_numpy(values) for name, values in features.stream(images).items()}
     tensors |= {"labels": torch.from_numpy(labels.astype(np.int64)), **(beside or {})}
     checkpoint.save(path, tensors, metadata)
 
@@ -272,7 +272,7 @@ def evaluate_file(
         **{key: told.get(key, "not recorded") for key in ("ema", "dtype")},
         **{key: told[key] for key in ("labels", "quantiser") if key in told},
         "nfe": {str(steps): int(told.get("nfe", 0))},
-        "memorisation": {str(steps): nearest_ratio(made.batches(), reference)},
+        "memorisation": {} if reference.train is None else {str(steps): nearest_ratio(made.batches(), reference)},
     }
     return _finished(folder, facts, [steps])
 

@@ -61,14 +61,13 @@ def feature_file(key: int | str) -> str:
 
 def label(metric: str, features: str) -> str:
     """A metric's printed name: FID's names for FID's features alone, FD-mnist, KD-mnist and so on for all others."""
-    stems = {"fd": "FD", "sfd": "sFD", "kid": "KD", "is": "IS"}
+    stems = {"sfd": ("sFD", "sFID"), "kid": ("KD", "KID"), "is": ("IS", "IS")}
+    if metric == "fd":
+        return features
     if metric not in stems:
         return metric
-    if features == "FID":
-        return {"fd": "FID", "sfd": "sFID", "kid": "KID", "is": "IS"}[metric]
-    return (
-        f"{stems[metric]}-{features.removeprefix('FD-')}" if features.startswith("FD-") or metric != "fd" else features
-    )
+    own, published = stems[metric]
+    return published if features == "FID" else f"{own}-{features.removeprefix('FD-')}"
 
 
 @dataclass(frozen=True)
@@ -198,6 +197,10 @@ class Evaluation:
         hits = (made["predicted"] == made["labels"]).astype(np.float64)
         return np.asarray(drawn @ hits / drawn.sum(axis=1))
 
+    def resampled(self, metric: str, steps: int) -> np.ndarray:
+        """The metric in every resample [resamples]; arms on the same ids and seed share the resamples."""
+        return self._values(metric, steps)[1:]
+
     def estimate(self, metric: str, steps: int) -> Estimate:
         """A metric with its interval, recentred on the estimate where resampling moves it.
 
@@ -275,13 +278,21 @@ class Evaluation:
 
     def _result(self, steps: int) -> dict[str, Any]:
         metrics = {metric: canonical(self.estimate(metric, steps)) for metric in self.all_metrics}
-        wide = self._stored[steps]["features"].shape[1] > WIDE
-        infinite = None if wide else self.at_infinity(steps)
+        n, width = self._stored[steps]["features"].shape
+        infinite = None if width > WIDE else self.at_infinity(steps)
+        notes = []
         if infinite is not None:
             metrics["fd_infinity"] = canonical(infinite)
+        elif width > WIDE:
+            notes.append(f"FD at infinite n is not computed unasked for features wider than {WIDE}")
+        else:
+            notes.append(
+                f"n = {n:,} is too small beside {width:,} features to tell how much of FD is there because of n"
+            )
         return {
             "metrics": metrics,
+            "notes": notes,
             "labels": {metric: self.label(metric) for metric in self.all_metrics},
             "protocol": self.protocol(steps),
-            "memorisation": self.facts["memorisation"][str(steps)],
+            "memorisation": self.facts["memorisation"].get(str(steps), {}),
         }

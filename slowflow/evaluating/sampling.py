@@ -5,9 +5,9 @@
     FILE.npz                               written last, streamed from the shards
 
 A sample is a function of (seed, id) alone, and there are exactly n ids: nothing depends on batch size, shards, restarts
-or how many processes share the work, and no sample is drawn twice to fill a batch. Started several times at once (under
-torchrun, or by hand with RANK and WORLD_SIZE), each process makes its share of the shards; the first one then makes
-whatever another has not, so a process that died is not waited for, and writes the file.
+or how many processes share the work, and no sample is drawn twice to fill a batch. Of several processes that share one file
+(`rank`) each makes its part of the shards; the first one then makes whatever another has not, so that a process that
+died is not waited for, and writes the file.
 """
 
 from __future__ import annotations

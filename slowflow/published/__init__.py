@@ -159,10 +159,8 @@ def beside(protocol: Mapping[str, Any], limit: int = 3, model: str | None = None
         InputError: no published model of that name.
     """
     features = protocol["features"]["name"]
+    must_be_known(model)
     reference = _plain(protocol["reference"]["name"])
-    known = sorted({row.model for row in rows()})
-    if model is not None and _plain(model) not in {_plain(name) for name in known}:
-        raise InputError(f"no published model '{model}' (known: {', '.join(known)})")
     mine = _plain(model or protocol["model"].get("name", ""))
     fitting = [
         row
@@ -171,6 +169,17 @@ def beside(protocol: Mapping[str, Any], limit: int = 3, model: str | None = None
     ]
     found = sorted(fitting, key=lambda row: _distance(row, protocol))
     return [Beside(row, row.differences(protocol)) for row in found[:limit]]
+
+
+def must_be_known(model: str | None) -> None:
+    """Refuse the name of a model that no table is about.
+
+    Raises:
+        InputError: no published model of that name.
+    """
+    known = sorted({row.model for row in rows()})
+    if model is not None and _plain(model) not in {_plain(name) for name in known}:
+        raise InputError(f"no published model '{model}' (known: {', '.join(known)})")
 
 
 def _distance(row: Row, protocol: Mapping[str, Any]) -> tuple[bool, int, float]:

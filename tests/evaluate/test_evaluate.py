@@ -16,8 +16,8 @@ from slowflow.data.images import ImageSet
 from slowflow.errors import ConfigMismatchError, DataError, InputError
 from slowflow.evaluating import engine, frechet
 from slowflow.evaluating.engine import Sampling, evaluate, evaluate_file
-from slowflow.evaluating.evaluation import Evaluation
-from slowflow.evaluating.features import Features, open_features
+from slowflow.evaluating.evaluation import Evaluation, label
+from slowflow.evaluating.features import Features, Outputs, open_features
 from slowflow.evaluating.moments import moments
 from slowflow.evaluating.sampling import SampleConfig, sample
 from slowflow.flow.generate import final_states
@@ -214,3 +214,42 @@ def test_features_are_opened_by_name_or_refused() -> None:
     assert open_features("pixels", (1, 8, 8)) == PIXELS
     with pytest.raises(InputError, match="no features 'inception'"):
         open_features("inception", (1, 8, 8))
+
+
+def test_averaged_and_raw_weights_are_not_compared_unless_the_file_does_not_say(
+    tmp_path: Path, tiny_model: Factory, images: ImageSet
+) -> None:
+    run = {
+        part: evaluate(tiny_model(), images, PIXELS, SAMPLING, tmp_path / part, heldout=0.5, part=part)
+        for part in ("ema", "model", "flat")
+    }
+    assert [run[part].protocol(8)["ema"] for part in run] == ["EMA", "raw weights", "as stored"]
+    with pytest.raises(InputError, match="differ in ema: EMA and raw weights"):
+        run["ema"].difference(run["model"], "fd", 8)
+    assert run["ema"].difference(run["flat"], "fd", 8).value == 0.0
+
+
+def test_fid_is_the_name_of_one_networks_distance_alone() -> None:
+    metrics = ("fd", "sfd", "kid", "is", "recall")
+    assert [label(m, "FID") for m in metrics] == ["FID", "sFID", "KID", "IS", "recall"]
+    assert [label(m, "FD-mnist") for m in metrics] == ["FD-mnist", "sFD-mnist", "KD-mnist", "IS-mnist", "recall"]
+    assert [label(m, "FD-inception") for m in metrics][:3] == ["FD-inception", "sFD-inception", "KD-inception"]
+
+
+def test_the_share_of_fd_that_n_makes_is_given_or_said_to_be_untold(
+    finished: Evaluation, tmp_path: Path, tiny_model: Factory, images: ImageSet
+) -> None:
+    answer = finished.result()
+    assert "fd_infinity" not in answer["metrics"]
+    assert answer["notes"] == ["n = 60 is too small beside 64 features to tell how much of FD is there because of n"]
+    narrow = Features("FD-narrow", "0", lambda some: Outputs(some.flatten(1)[:, ::16]))
+    sampling = Sampling(samples=150, steps=(8,))
+    answer = evaluate(tiny_model(), images, narrow, sampling, tmp_path / "run", heldout=0.5).result()
+    assert answer["notes"] == []
+    assert answer["metrics"]["fd_infinity"]["low"] < answer["metrics"]["fd"]["value"]
+
+
+def test_disk_space_of_features_is_known_beforehand(finished: Evaluation) -> None:
+    files = [finished.path / "features" / name for name in ("real.safetensors", "00002.safetensors")]
+    held = sum(file.stat().st_size for file in files)
+    assert PIXELS.bytes(2, 60, (1, 8, 8)) == pytest.approx(held, rel=0.05)  # beside the headers

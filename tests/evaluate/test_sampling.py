@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -208,6 +210,26 @@ def test_a_process_sweeps_nothing_that_another_is_writing(tmp_path: Path, tiny_m
     assert unfinished.exists()
     sample(tiny_model(), CONFIG, tmp_path / "a.npz")
     assert not (tmp_path / "a.npz.parts").exists()
+
+
+@pytest.mark.full
+def test_processes_at_the_same_time_end_in_the_same_bytes(tmp_path: Path) -> None:
+    script = (
+        "import sys; from slowflow.evaluating.sampling import Rank, SampleConfig, sample; "
+        "from slowflow.families.open import open_model; import torch; torch.set_num_threads(1); "
+        "sample(open_model('digits-sit').model, SampleConfig(n=1500, steps=2), sys.argv[1], "
+        "rank=Rank(int(sys.argv[2]), int(sys.argv[3])))"
+    )
+
+    def start(out: Path, number: int, of: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", script, str(out), str(number), str(of)])
+
+    together = [start(tmp_path / "three" / "a.npz", number, 3) for number in range(3)]
+    assert [one.wait() for one in together] == [0, 0, 0]
+    assert start(tmp_path / "one" / "a.npz", 0, 1).wait() == 0
+    for name in ("a.npz", "a.npz.json"):
+        assert (tmp_path / "three" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "three").iterdir()) == ["a.npz", "a.npz.json"]
 
 
 @pytest.mark.parametrize(("number", "of"), [(2, 2), (-1, 1), (0, 0)])

@@ -5,7 +5,7 @@ A kind is one file beside this one. It says which files it recognises and opens 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -75,10 +75,15 @@ class Features:
             made["predicted"] = made["probabilities"].argmax(axis=1).astype(np.int64)
         return made
 
-    def stream(self, batches: Iterator[Tensor]) -> dict[str, np.ndarray]:
-        """`outputs` of all batches, one after the other; images are never held together."""
+    def stream(self, batches: Iterable[Tensor]) -> dict[str, np.ndarray]:
+        """`outputs` of all batches, one after the other; images are never held together. Nothing of no batch."""
         parts = [self.outputs(some) for some in batches]
-        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts else {}
+
+    def bytes(self, sets: int, n: int, shape: tuple[int, ...]) -> int:
+        """Bytes that the outputs and labels of `sets` sets of n images take on disk."""
+        one = self.outputs(torch.zeros(1, *shape))
+        return sets * n * (sum(values.nbytes for values in one.values()) + 8)
 
 
 @dataclass(frozen=True, kw_only=True)
