@@ -162,7 +162,14 @@ def evaluate(
     reference = open_reference(data) if is_reference(data) else None
     if model.endswith(".npz"):
         opened_features = open_features(features, open_samples(model).shape, **known)
-        found = evaluate_file(Path(model), reference or open_data(data), opened_features, out, heldout=heldout)
+        found = evaluate_file(
+            Path(model),
+            reference or open_data(data),
+            opened_features,
+            out,
+            heldout=heldout,
+            progress=output.progress("evaluate"),
+        )
     else:
         opened = s.open_model(model, family, factory, interpolant, prediction, heads, where, precision)
         opened = s.apply_protocol(output, opened, protocol, guide, sampler, steps, guidance)

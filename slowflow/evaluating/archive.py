@@ -12,6 +12,7 @@ Source: layout of guided-diffusion's evaluations (Dhariwal and Nichol 2021, arXi
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from slowflow.io import atomic
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Every member of the file carries this date, so that equal samples make equal bytes."""
+LARGE = 2**31 - 2**16
+"""Members above this get the long form of a zip entry, which every reader of large files knows."""
 UNREADABLE = (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError)
 
 
@@ -40,7 +43,7 @@ class Member:
     @property
     def size(self) -> int:
         """Bytes of its values."""
-        return self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
+        return self.dtype.itemsize * math.prod(self.shape)
 
 
 def whole(name: str, array: np.ndarray) -> Member:
@@ -62,7 +65,7 @@ def write(path: str | Path, members: list[Member]) -> None:
 def _write_member(archive: zipfile.ZipFile, member: Member) -> None:
     info = zipfile.ZipInfo(f"{member.name}.npy", EPOCH)
     header = {"descr": np.lib.format.dtype_to_descr(member.dtype), "fortran_order": False, "shape": member.shape}
-    with archive.open(info, "w", force_zip64=member.size > 2**31 - 2**16) as out:
+    with archive.open(info, "w", force_zip64=member.size > LARGE) as out:
         np.lib.format.write_array_header_1_0(out, header)
         rows = 0
         for piece in member.pieces:
@@ -95,7 +98,7 @@ def header(path: str | Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
     """
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-            return _header(file, path, name)
+            return _header(file, path, name, archive.getinfo(f"{name}.npy").file_size)
     except UNREADABLE as error:
         raise DataError(f"'{name}' in {path} cannot be read: {error}") from error
 
@@ -108,8 +111,8 @@ def batches(path: str | Path, name: str, rows: int) -> Iterator[np.ndarray]:
     """
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-            shape, dtype = _header(file, path, name)
-            each = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
+            shape, dtype = _header(file, path, name, archive.getinfo(f"{name}.npy").file_size)
+            each = dtype.itemsize * math.prod(shape[1:])
             for first in range(0, shape[0], rows):
                 count = min(rows, shape[0] - first)
                 raw = file.read(count * each)
@@ -126,11 +129,14 @@ def array(path: str | Path, name: str) -> np.ndarray:
     return next(batches(path, name, max(shape[0], 1))).copy() if shape and shape[0] else np.zeros(shape)
 
 
-def _header(file: Any, path: str | Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
+def _header(file: Any, path: str | Path, name: str, held: int) -> tuple[tuple[int, ...], np.dtype]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
     if fortran or dtype.hasobject:
         what = "is stored column by column" if fortran else "holds Python objects, which are never opened"
         raise DataError(f"'{name}' in {path} {what}")
+    needed, held = dtype.itemsize * math.prod(shape), held - file.tell()
+    if min(shape, default=0) < 0 or needed > held:
+        raise DataError(f"'{name}' in {path} says shape {shape}, {needed:,} bytes, but holds {held:,}")
     return shape, dtype

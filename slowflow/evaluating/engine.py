@@ -6,7 +6,7 @@ Features of every step count are kept, so that two arms on the same sample ids a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,7 +224,13 @@ def _nearest(batches: Iterable[Tensor], bank: Tensor) -> Tensor:
 
 
 def evaluate_file(
-    file: str | Path, data: ImageSet | Reference, features: Features, out: str | Path, *, heldout: float = 0.2
+    file: str | Path,
+    data: ImageSet | Reference,
+    features: Features,
+    out: str | Path,
+    *,
+    heldout: float = 0.2,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate samples that are already in a file (`arr_0` uint8 NHWC or `data` float32, and `labels`).
 
@@ -234,7 +240,7 @@ def evaluate_file(
     Args:
         file: the .npz.
         data: real images of the same shape, whose held-out share is the reference; or a reference file.
-        features, out, heldout: as for `evaluate`.
+        features, out, heldout, progress: as for `evaluate`.
 
     Raises:
         DataError: not a file of samples.
@@ -266,7 +272,7 @@ def evaluate_file(
     _store_real(folder.path, features, reference)
     labels = np.zeros(made.n, dtype=np.int64) if made.labels is None else made.labels
     if not (folder.path / feature_file(steps)).exists():
-        _store(folder.path / feature_file(steps), features, made.batches(), labels, {})
+        _store(folder.path / feature_file(steps), features, _counted(made, progress or _unseen), labels, {})
     facts = {
         **_facts(features, reference, made.labels is not None),
         **{key: told.get(key, "not recorded") for key in ("ema", "dtype")},
@@ -275,6 +281,15 @@ def evaluate_file(
         "memorisation": {} if reference.train is None else {str(steps): nearest_ratio(made.batches(), reference)},
     }
     return _finished(folder, facts, [steps])
+
+
+def _counted(made: SampleFile, progress: Progress) -> Iterator[Tensor]:
+    """The samples, and how many of them have been looked at."""
+    done = 0
+    for some in made.batches():
+        yield some
+        done += len(some)
+        progress(done, made.n, "features")
 
 
 def _told(made: SampleFile) -> tuple[dict[str, Any], int]:

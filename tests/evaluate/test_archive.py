@@ -39,6 +39,24 @@ def test_bytes_depend_on_the_values_alone(tmp_path: Path) -> None:
     assert (tmp_path / "4.npz").read_bytes() == (tmp_path / "23.npz").read_bytes()
 
 
+def test_large_members_are_read_by_numpy_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "LARGE", 0)
+    write(tmp_path / "a.npz", [Member("arr_0", LEVELS.dtype, LEVELS.shape, pieces(4))])
+    with np.load(tmp_path / "a.npz") as file:
+        np.testing.assert_array_equal(file["arr_0"], LEVELS)
+    np.testing.assert_array_equal(archive.array(tmp_path / "a.npz", "arr_0"), LEVELS)
+
+
+@pytest.mark.parametrize("shape", [(2, 10**9, 10**9, 3), (24, 4, 5, 3), (23, 4, -5, 3)])
+def test_a_shape_that_the_file_does_not_hold_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    member = io.BytesIO()
+    np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("arr_0.npy", member.getvalue() + LEVELS.tobytes()[: 23 * 60])
+    with pytest.raises(DataError, match=r"but holds|cannot be read"):
+        open_samples(tmp_path / "a.npz")
+
+
 def test_a_wrong_number_of_rows_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="23 rows, expected 24"):
         write(tmp_path / "a.npz", [Member("arr_0", LEVELS.dtype, (24, 4, 5, 3), pieces(4))])

@@ -46,6 +46,7 @@ class Features:
         judges: its classes are those of the data, so that it can say whether a sample shows its label.
         channels: what images must have; None for any.
         device: where the network is.
+        batch: images a call of the network.
         note: what whoever reads the number must know.
     """
 
@@ -56,15 +57,16 @@ class Features:
     judges: bool = False
     channels: int | None = None
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
+    batch: int = 512
     note: str = ""
 
     @torch.no_grad()
-    def outputs(self, images: Float[Tensor, "n c h w"], batch: int = 512) -> dict[str, np.ndarray]:
+    def outputs(self, images: Float[Tensor, "n c h w"]) -> dict[str, np.ndarray]:
         """`features`, and `spatial`, `probabilities` and `predicted` where there are any; float32, on the CPU."""
         if self.net is None:
             return {"features": images.flatten(1).numpy()}
         parts: dict[str, list[Tensor]] = {}
-        for some in images.split(batch):
+        for some in images.split(self.batch):
             found = self.net(some.to(self.device))
             for key in ("features", "spatial", "probabilities"):
                 value = getattr(found, key)

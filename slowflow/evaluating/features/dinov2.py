@@ -21,6 +21,7 @@ from slowflow.io import pretrained
 from slowflow.io.run import file_sha256, read_json
 
 SIZE = 224
+BATCH = 32
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TYPES = ("dinov2", "dinov2_with_registers")
 WEIGHTS = "model.safetensors"
@@ -49,7 +50,7 @@ class Dinov2:
         def outputs(images: Tensor) -> Outputs:
             return Outputs(net(pixel_values=prepared(images)).last_hidden_state[:, 0])
 
-        return Features("FD-DINOv2", sha, outputs, channels=3, device=asked.device)
+        return Features("FD-DINOv2", sha, outputs, channels=3, device=asked.device, batch=BATCH)
 
 
 def _network(folder: Path) -> Any:

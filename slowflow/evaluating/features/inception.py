@@ -18,6 +18,8 @@ from slowflow.evaluating.inception import Inception
 from slowflow.io import checkpoint
 from slowflow.io.run import file_sha256
 
+BATCH = 32
+"""Images of 299 pixels a call: about 200 MB of maps."""
 PUBLISHED = "6726825d"
 """First digits of the SHA-256 of pt_inception-2015-12-05, as its name has them."""
 TELLTALE = "Mixed_7c.branch_pool.conv.weight"
@@ -54,7 +56,9 @@ class InceptionFile:
             found = net(levels(images))
             return Outputs(found.features, found.spatial, found.logits.softmax(dim=1))
 
-        return Features("FID" if known else "FD-inception", sha, outputs, channels=3, device=asked.device, note=note)
+        return Features(
+            "FID" if known else "FD-inception", sha, outputs, channels=3, device=asked.device, batch=BATCH, note=note
+        )
 
 
 class Script:
@@ -88,7 +92,9 @@ class Script:
             return Outputs(found)
 
         note = "features by a TorchScript program"
-        return Features(f"FD-{path.stem}", asked.sha256.lower(), outputs, channels=3, device=asked.device, note=note)
+        return Features(
+            f"FD-{path.stem}", asked.sha256.lower(), outputs, channels=3, device=asked.device, batch=BATCH, note=note
+        )
 
 
 def levels(images: Tensor) -> Tensor:
