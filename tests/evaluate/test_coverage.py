@@ -69,17 +69,47 @@ def test_samples_far_away_have_nothing() -> None:
     assert (found.density[0], found.coverage[0], found.precision[0], found.recall[0]) == (0.0, 0.0, 0.0, 0.0)
 
 
-def test_weights_count_samples_and_zero_removes_them_but_keeps_the_balls() -> None:
+def test_precision_and_density_of_a_resample_are_those_of_its_samples() -> None:
     draw = np.random.default_rng(5)
     real, made = draw.normal(size=(20, 2)), draw.normal(size=(20, 2))
     weights = (np.arange(20) % 3).astype(float)
     found, kept = of(real, made, weights=weights), np.repeat(made, weights.astype(int), axis=0)
     assert found.density[0] == pytest.approx(of(real, kept).density[0])
-    assert found.coverage[0] == of(real, kept).coverage[0]
     assert found.precision[0] == pytest.approx(of(real, kept).precision[0])
-    reach = squared_radii(made, (3,))[:, 0]
-    far = ((real[:, None] - made[None]) ** 2).sum(axis=2)
-    assert found.recall[0] == np.mean(((far <= reach) & (weights > 0)).any(axis=1))
+
+
+@pytest.mark.parametrize("block", [2**23, 40])
+def test_recall_and_coverage_of_a_resample_add_up_what_each_sample_is_worth(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(coverage, "BLOCK", block)
+    draw = np.random.default_rng(6)
+    real, made = 1.3 * draw.normal(size=(20, 2)), draw.normal(size=(12, 2))
+    whole = of(real, made)
+    without = [of(real, np.delete(made, j, axis=0)) for j in range(12)]
+    counts = draw.multinomial(12, np.full(12, 1 / 12), size=4).astype(float)
+    found = neighbourhood(real, made, counts)
+    for name in ("recall", "coverage"):
+        value = getattr(whole, name)[0]
+        worth = 11 * (value - np.array([getattr(one, name)[0] for one in without]))
+        assert worth.std() > 0
+        wanted = value + counts @ (worth - worth.mean()) / 12
+        np.testing.assert_allclose(getattr(found, name), wanted, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("scale", "d"), [(1.0, 3), (1.2, 3), (1.1, 32)])
+def test_resamples_scatter_at_least_as_new_samples_do(scale: float, d: int) -> None:
+    draw, n = np.random.default_rng(0), 150
+    real = draw.normal(size=(n, d))
+    ones = np.ones((1, n))
+    counts = draw.multinomial(n, np.full(n, 1 / n), size=200).astype(float)
+    new = [neighbourhood(real, scale * draw.normal(size=(n, d)), ones) for _ in range(80)]
+    again = [neighbourhood(real, scale * draw.normal(size=(n, d)), counts) for _ in range(8)]
+    for name in ("precision", "recall", "density", "coverage"):
+        true = np.std([getattr(one, name)[0] for one in new])
+        told = np.mean([getattr(one, name).std() for one in again])
+        assert told > 0.75 * true, name  # sd of a sd of 80 numbers is 8 %
+        assert told < 2.5 * true, name
 
 
 def test_dropping_modes_lowers_coverage_and_recall_and_keeps_density_and_precision() -> None:
@@ -111,5 +141,5 @@ def test_a_set_against_itself_is_whole() -> None:
 def test_too_few_features_are_refused() -> None:
     with pytest.raises(InputError, match="5 real features are too few for 5 neighbours"):
         of(np.zeros((5, 2)), np.zeros((6, 2)))
-    with pytest.raises(InputError, match="3 generated features are too few for 3 neighbours"):
-        of(np.zeros((9, 2)), np.zeros((3, 2)))
+    with pytest.raises(InputError, match="4 generated features are too few for 3 neighbours and the next"):
+        of(np.zeros((9, 2)), np.zeros((4, 2)))
