@@ -22,6 +22,7 @@ WHAT = (
     "samplers",
     "codecs",
     "protocols",
+    "published",
 )
 
 
@@ -104,15 +105,15 @@ def _listing(what: str) -> list[dict[str, str]]:
 
         kind = "model" if what == "models" else "features"
         rows = [{"name": c.name, "summary": c.summary, "source": c.source} for c in cards(kind)]
-        pixels = {"name": "pixels", "summary": "the images themselves, flattened", "source": "none"}
-        return rows if kind == "model" else [*rows, pixels]
+        return rows if kind == "model" else rows + _registered("slowflow.evaluating.features", "FEATURES")
+    if what == "published":
+        return _published()
     if what == "presets":
         from slowflow.remedies.sampling.presets import presets
 
         return [{"name": f"{p.remedy} {p.name}", "summary": p.note, "source": p.source} for p in presets()]
     if what == "remedies":
         return _remedies()
-    import importlib
 
     places = {
         "families": ("slowflow.families", "FAMILIES"),
@@ -124,7 +125,25 @@ def _listing(what: str) -> list[dict[str, str]]:
         "codecs": ("slowflow.codecs", "CODECS"),
         "protocols": ("slowflow.protocols", "PROTOCOLS"),
     }
-    module, name = places[what]
+    return _registered(*places[what])
+
+
+def _published() -> list[dict[str, str]]:
+    """Rows of published tables: what was sampled, the numbers and what is stated of the protocol, where from, how sure."""
+    from slowflow.published import rows
+
+    found = []
+    for row in rows():
+        numbers = ", ".join(f"{metric} {value}" for metric, value in row.metrics.items())
+        summary = f"{numbers}; {row.settings}" if row.settings else numbers
+        found.append({"name": row.name, "summary": summary, "source": f"{row.table.source}; {row.table.certainty}"})
+    return found
+
+
+def _registered(module: str, name: str) -> list[dict[str, str]]:
+    """Entries of a registry."""
+    import importlib
+
     registry: Any = getattr(importlib.import_module(module), name)
     return [{"name": entry.name, "summary": entry.summary, "source": entry.source} for entry in registry]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from slowflow_cli import remedying as r
@@ -31,6 +33,9 @@ def sample(
     codec: Annotated[
         str | None, typer.Option("--codec", help="Decode latents: the folder of their autoencoder (diffusers' layout).")
     ] = None,
+    labels: Annotated[
+        str, typer.Option("--labels", help="balanced (sample i has class i mod classes), random, or one class.")
+    ] = "balanced",
     quantiser: Annotated[
         str | None,
         typer.Option(
@@ -52,7 +57,7 @@ def sample(
     quiet: s.Quiet = False,
     debug: s.Debug = False,
 ) -> None:
-    """Generate samples. Sample i is the same for any batch size, and has class i mod classes."""
+    """Generate samples. Sample i is the same for any batch size; memory does not grow with n."""
     output = s.Output(json, quiet)
     where, precision = s.setup(threads, device, dtype)
     opened = s.open_model(output, model, family, factory, interpolant, prediction, heads, where, precision)
@@ -72,8 +77,16 @@ def sample(
         raise InputError(
             f"states of shape {opened.model.shape} are not images; decode them with --codec, or use --latents"
         )
-    size = s.batch_size(batch_size)
-    how = SampleConfig(n=n, steps=steps, sampler=sampler, guidance=guidance, seed=seed, shift=shift, shard=size)
+    how = SampleConfig(
+        n=n,
+        steps=steps,
+        sampler=sampler,
+        guidance=guidance,
+        seed=seed,
+        shift=shift,
+        labels=labels,
+        batch_size=s.batch_size(batch_size),
+    )
     output.say(f"sampling into {out}")
     found = run(
         opened.model,
@@ -83,15 +96,17 @@ def sample(
         decoder=decoder,
         model_id=identity(opened.model, protocol),
         remedy=correction,
+        part=opened.part,
         progress=output.progress("sample"),
     )
     if images is not None and ranks.current().leads:
         import numpy as np
 
+        from slowflow.evaluating.archive import batches
         from slowflow.figures.samples import COLUMNS, save_sheet
 
-        with np.load(out, allow_pickle=False) as stored:
-            save_sheet(stored["arr_0"][: COLUMNS * 10], images)
+        first = next(batches(out, "arr_0", COLUMNS * 10))
+        save_sheet(np.ascontiguousarray(first), images)
         output.say(f"drawn: {images}")
     output.say(f"{n} samples, {found['nfe']} network calls each: {out}")
     output.answer(found)
@@ -99,8 +114,18 @@ def sample(
 
 def evaluate(
     model: s.Model,
-    data: s.Data,
-    features: Annotated[str, typer.Option("--features", help="fd-mnist, fd-digits, pixels, or a classifier file.")],
+    data: Annotated[
+        str,
+        typer.Option("--data", help="Real images, as elsewhere; or a reference .npz with mu and sigma (ADM's layout)."),
+    ],
+    features: Annotated[
+        str,
+        typer.Option(
+            "--features",
+            help="fd-mnist, fd-digits, pixels, a file, inception:FILE, dinov2:FOLDER, or module:function, which is code "
+            "and is run (slowflow ls features).",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Run folder; the same command again resumes.")],
     steps: Annotated[list[int], typer.Option("--steps", help="Intervals; repeatable.")] = [50],
     samples: Annotated[int, typer.Option(help="How many; the held-out reference has at most as many.")] = 500,
@@ -111,6 +136,15 @@ def evaluate(
     settings: r.Settings = [],
     preset: r.Preset = None,
     fit_from: r.FitFrom = None,
+    features_sha256: Annotated[
+        str | None, typer.Option("--features-sha256", help="SHA-256 that the file of --features must have.")
+    ] = None,
+    published: Annotated[
+        str | None,
+        typer.Option(
+            "--published", help="Model of the published tables to put FID beside, where the name does not tell."
+        ),
+    ] = None,
     protocol: s.Protocol = None,
     guide: s.Guide = None,
     heldout: s.Heldout = 0.2,
@@ -128,9 +162,10 @@ def evaluate(
     quiet: s.Quiet = False,
     debug: s.Debug = False,
 ) -> None:
-    """Frechet distance, density, coverage and label agreement against held-out images, at equal n, with intervals.
+    """Frechet and kernel distance, precision, recall, density, coverage and more, with intervals and protocol.
 
-    MODEL may also be a FILE.npz of samples; then steps and sampler are those it was made with.
+    Against held-out images at equal n, or against a reference file as papers do. MODEL may also be a FILE.npz of samples;
+    then steps and sampler are those it was made with.
     """
     output = s.Output(json, quiet)
     where, precision = s.setup(threads, device, dtype)
@@ -138,36 +173,77 @@ def evaluate(
     from slowflow.evaluating.engine import Sampling, evaluate_file
     from slowflow.evaluating.engine import evaluate as run
     from slowflow.evaluating.features import open_features
+    from slowflow.evaluating.reference import is_reference, open_reference, open_samples
     from slowflow.families.open import identity
-    from slowflow.io.run import read_manifest
+    from slowflow.published import must_be_known
 
+    must_be_known(published)
     output.say(f"evaluating into {out}")
+    if ":" in features and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # for module:function
+    known = {"sha256": features_sha256, "device": where}
+    reference = open_reference(data) if is_reference(data) else None
     if model.endswith(".npz"):
         if remedy is not None:
             raise InputError(
                 f"{model} holds samples that are already made; --remedy belongs to the command that makes them"
             )
-        images = open_data(data)
-        found = evaluate_file(Path(model), images, open_features(features, images.shape), out, heldout=heldout)
+        opened_features = open_features(features, open_samples(model).shape, **known)
+        found = evaluate_file(
+            Path(model),
+            reference or open_data(data),
+            opened_features,
+            out,
+            heldout=heldout,
+            progress=output.progress("evaluate"),
+        )
     else:
         opened = s.open_model(output, model, family, factory, interpolant, prediction, heads, where, precision)
         opened = s.apply_protocol(output, opened, protocol, guide, sampler, steps, guidance)
         correction = r.chosen(output, opened.model, remedy, settings, preset, fit_from, steps)
         found = run(
             opened.model,
-            open_data(data, classes=opened.model.classes),
-            open_features(features, opened.model.shape),
+            reference or open_data(data, classes=opened.model.classes),
+            open_features(features, opened.model.shape, **known),
             Sampling(samples=samples, steps=tuple(steps), sampler=sampler, guidance=guidance, seed=seed, shift=shift),
             out,
             heldout=heldout,
             model_id=identity(opened.model, protocol),
             remedy=correction,
+            part=opened.part,
             progress=output.progress("evaluate"),
         )
+    _say_evaluation(output, found, published)
+
+
+def _say_evaluation(output: s.Output, found: Any, published: str | None) -> None:
+    """Numbers with intervals, what n adds to FD, and published rows that may stand beside them."""
+    from slowflow.io.run import read_manifest
+    from slowflow.published import beside
+
+    summary, answer = read_manifest(found.path, "evaluate")["result"]["summary"], []
     for count in found.steps:
-        parts = [
-            f"{found.facts['features']['name'] if m == 'fd' else m} {found.estimate(m, count)}" for m in found.metrics
-        ]
+        one, protocol = summary["by_steps"][str(count)], found.protocol(count)
+        parts = [f"{found.label(m)} {found.estimate(m, count)}" for m in found.all_metrics]
         output.say(f"  {count:>4} steps: " + ", ".join(parts))
-    output.say(f"evaluated: {out}")
-    output.answer(read_manifest(out, "evaluate")["result"]["summary"])
+        for note in one["notes"]:
+            output.say(f"        {note}")
+        if "fd_infinity" in one["metrics"]:
+            limit = one["metrics"]["fd_infinity"]
+            output.say(
+                f"        {found.label('fd')} at infinite n: {limit['value']:.3f} [{limit['low']:.3f}, {limit['high']:.3f}], "
+                f"extrapolated from n = {protocol['n']:,} and less"
+            )
+        rows = beside(protocol, model=published)
+        for near in rows:
+            numbers = ", ".join(f"{found.label(m)} {value}" for m, value in near.row.metrics.items())
+            output.say(
+                f"        published: {near.row.name} ({near.row.settings}): {numbers} [{near.row.table.certainty}]"
+            )
+            output.say(f"          not the same protocol: {'; '.join(near.differences)}" if near.differences else "")
+        answer.append({"steps": count, "rows": rows})
+    note = found.facts["features"].get("note")
+    if note:
+        output.say(f"  note: {note}")
+    output.say(f"evaluated: {found.path}")
+    output.answer({**summary, "published": answer})

@@ -17,6 +17,7 @@ from slowflow.data.open import open_data
 from slowflow.evaluating import engine as evaluation
 from slowflow.evaluating.evaluation import Evaluation
 from slowflow.evaluating.features import open_features
+from slowflow.evaluating.reference import is_reference, open_reference
 from slowflow.evaluating.sampling import SampleConfig
 from slowflow.evaluating.sampling import sample as _sample
 from slowflow.families.base import OpenOptions
@@ -224,6 +225,7 @@ def sample(
     sampler: str = "euler",
     guidance: float = 1.0,
     seed: int = 0,
+    labels: str = "balanced",
     out: str | Path,
     pixels: bool = True,
     remedy: Remedy = None,
@@ -234,12 +236,13 @@ def sample(
         model: from `load`, or a name.
         n: how many.
         steps, sampler, guidance, seed: how.
+        labels: balanced (sample i has class i mod classes), random, or the number of one class.
         out: the file.
         pixels: states are images; otherwise they are written as float32 `data`.
         remedy: a sampling remedy, its fit, or its name.
     """
     model = _opened(model)
-    config = SampleConfig(n=n, steps=steps, sampler=sampler, guidance=guidance, seed=seed)
+    config = SampleConfig(n=n, steps=steps, sampler=sampler, guidance=guidance, seed=seed, labels=labels)
     found = _sample(model, config, out, pixels=pixels, model_id=identity(model), remedy=_correction(remedy))
     return Path(found["file"])
 
@@ -261,15 +264,17 @@ def evaluate(
     """Fidelity and coverage of the model's samples against held-out images, with intervals.
 
     Args:
-        model, data: as for `measure`.
-        features: a bundled extractor (`slowflow ls features`), `pixels`, or a classifier file.
+        model: as for `measure`.
+        data: as for `measure`; or the path of a reference file in ADM's layout (.npz with mu and sigma).
+        features: a bundled extractor, `pixels`, a file, KIND:PATH (`slowflow ls features`) or `module:function`.
         samples, steps, sampler, guidance, seed: how samples are made.
         out: run folder.
         heldout: share of each class that is the reference.
         remedy: a sampling remedy, its fit, or its name.
     """
     model = _opened(model)
-    images = open_data(data, classes=model.classes)
+    file = not isinstance(data, ImageSet) and is_reference(data)
+    images = open_reference(str(data)) if file else open_data(data, classes=model.classes)
     sampling = evaluation.Sampling(samples=samples, steps=tuple(steps), sampler=sampler, guidance=guidance, seed=seed)
     return evaluation.evaluate(
         model,

@@ -11,8 +11,18 @@ KINDS = ("model", "genuine", "exact", "coarse", "seen", "fine", "unguided")
 """model: the checkpoint's own states. genuine: real interpolations. exact: a perfect model with a fine solver.
 coarse: the perfect model under the user's sampler and steps. seen: real interpolations of images of the bank itself.
 fine: the checkpoint with a fine solver. unguided: the checkpoint without guidance, measured beside guided sampling."""
-HIGHER_IS_BETTER = {"fd": False, "density": True, "coverage": True, "agreement": True}
-"""Metrics of an evaluation, and which way is up."""
+HIGHER_IS_BETTER = {
+    "fd": False,
+    "density": True,
+    "coverage": True,
+    "agreement": True,
+    "sfd": False,
+    "kid": False,
+    "is": True,
+    "precision": True,
+    "recall": True,
+}
+"""Metrics of an evaluation in the order in which they are listed, and which way is up."""
 DEFAULT_REFERENCES = ("own", "nearest", "level", "clocks")
 
 

@@ -203,12 +203,7 @@ def _protocol(config: dict[str, Any]) -> dict[str, Any]:
 def _refuse_unlike(evaluations: list[Evaluation]) -> None:
     """Evaluations on one page must have one protocol; step counts and models may differ."""
     for other in evaluations[1:]:
-        mine, theirs = (one.protocol(one.steps[0]) for one in (evaluations[0], other))
-        unlike = [key for key in mine if key not in ("model", "steps", "nfe") and mine[key] != theirs[key]]
-        if unlike:
-            raise InputError(
-                f"{evaluations[0].path} and {other.path} differ in {unlike[0]}: {mine[unlike[0]]} and {theirs[unlike[0]]}"
-            )
+        evaluations[0].must_be_like(other, evaluations[0].steps[0], other.steps[0])
 
 
 def refuse_other_world(found: RunResult) -> None:

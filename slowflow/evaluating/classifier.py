@@ -59,10 +59,17 @@ class Classifier(nn.Module):
         self.embed = nn.Linear(cells, features)
         self.head = nn.Linear(features, classes)
 
+    def maps(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n channels y x"]:
+        """The last map, where features still have a place in the image."""
+        return F.relu(self.conv3(F.relu(self.conv2(F.relu(self.conv1(images))))))
+
+    def embedded(self, maps: Float[Tensor, "n channels y x"]) -> Float[Tensor, "n k"]:
+        """The layer that is compared, of the last map."""
+        return F.relu(self.embed(maps.flatten(1)))
+
     def features(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """The layer that is compared."""
-        x = F.relu(self.conv3(F.relu(self.conv2(F.relu(self.conv1(images))))))
-        return F.relu(self.embed(x.flatten(1)))
+        return self.embedded(self.maps(images))
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Logits."""

@@ -1,12 +1,12 @@
-"""evaluate: fidelity and coverage of a model's samples at several step counts, resumable.
+"""evaluate: fidelity and coverage of a model's samples, or of samples in a file, resumable.
 
-Reference images are the held-out ones, never trained on; both sides have the same n. Features of every step count are
-kept, so that two arms on the same sample ids are compared pair by pair.
+Reference images are the held-out ones, never trained on, at equal n; or a reference file, as published numbers have it.
+Features of every step count are kept, so that two arms on the same sample ids are compared pair by pair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,22 @@ import torch
 from torch import Tensor
 
 from slowflow.data.images import ImageSet
-from slowflow.data.open import open_data
 from slowflow.errors import InputError
 from slowflow.evaluating.evaluation import Evaluation, feature_file
 from slowflow.evaluating.features import Features
 from slowflow.evaluating.parts import Parts
+from slowflow.evaluating.reference import ROWS, Reference, SampleFile, held_out, open_samples
+from slowflow.evaluating.sampling import averaging, precision
 from slowflow.flow.count import network_calls
 from slowflow.flow.course import Correction, course, recorded_remedy
 from slowflow.flow.generate import dequantise, labels_of, quantise
 from slowflow.flow.model import FlowModel
 from slowflow.io import checkpoint, ranks
-from slowflow.io.run import RunFolder, file_sha256, read_json
+from slowflow.io.run import RunFolder, environment, read_json
 
 Progress = Callable[[int, int, str], None]
 LOOKED_AT = 1000
-"""Held-out images whose distance to the training images is taken."""
+VERSIONS = ("slowflow", "python", "torch", "numpy", "scipy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +60,14 @@ class Sampling:
 
 def evaluate(
     model: FlowModel,
-    data: ImageSet,
+    data: ImageSet | Reference,
     features: Features,
     sampling: Sampling,
     out: str | Path,
     *,
     heldout: float = 0.2,
     model_id: dict[str, Any] | None = None,
+    part: str | None = None,
     remedy: Correction | None = None,
     known: dict[int, np.ndarray] | None = None,
     progress: Progress | None = None,
@@ -74,12 +76,13 @@ def evaluate(
 
     Args:
         model: makes the samples; `data` must have its shape.
-        data: real images; the held-out share is the reference.
+        data: real images, whose held-out share is the reference; or a reference file.
         features: what distances are measured in.
         sampling: how samples are made.
         out: run folder.
         heldout: share of each class that is held out.
         model_id: what identifies the checkpoint.
+        part: of the checkpoint that was opened (ema, model, ...).
         remedy: what corrects sampling.
         known: final states already made by the same protocol, by step count; saves making them again.
         progress: called with (samples done, samples in all, note).
@@ -88,14 +91,15 @@ def evaluate(
         InputError: shapes differ or there are too few real images.
         ConfigMismatchError: the folder holds another run.
     """
-    data.must_have_shape(model.shape)
-    train, held = data.split(heldout)
-    _equal_n(sampling.samples, held)
+    if isinstance(data, ImageSet):
+        data.must_have_shape(model.shape)
+    reference = data if isinstance(data, Reference) else held_out(data, heldout, sampling.samples)
+    reference.must_have_shape(model.shape)
     for steps in sampling.steps:  # what cannot be sampled is refused before there is a folder
         course(model, sampling.sampler, steps, guidance=sampling.guidance, shift=sampling.shift, remedy=remedy)
     config = {
         "model": model_id or {"name": model.name},
-        "data": {"name": data.name, "sha256": data.fingerprint, "heldout": heldout},
+        "data": _identified(data, heldout),
         "features": {"name": features.name, "sha256": features.sha256},
         "sampling": sampling,
         **recorded_remedy(remedy),
@@ -105,47 +109,32 @@ def evaluate(
         return Evaluation.load(folder.path)
     made = {steps: states for steps, states in (known or {}).items() if len(states) >= sampling.samples}
     needed = [s for s in sampling.steps if s not in made and not (folder.path / feature_file(s)).exists()]
-    before = {steps: sampling.samples * sum(sampling.steps[:k]) for k, steps in enumerate(sampling.steps)}
-
-    def report(steps: int, count: int) -> None:
-        if progress is not None:
-            done = before[steps] + count * steps
-            progress(done, sampling.samples * sum(sampling.steps), f"sampling, {steps} steps")
-
     parts, here = Parts(folder.path, model, sampling, needed, remedy), ranks.current()
-    parts.make(report)
+    parts.make(_report(sampling, progress or _unseen))
     if here.leads:
-        _finish(folder, model, data, (train, held), features, sampling, parts, made)
+        _judge(folder, model, features, reference, sampling, parts, made, part)
     here.meet()
     return Evaluation.load(folder.path)
 
 
-def _finish(
+def _judge(
     folder: RunFolder,
     model: FlowModel,
-    data: ImageSet,
-    halves: tuple[ImageSet, ImageSet],
     features: Features,
+    reference: Reference,
     sampling: Sampling,
     parts: Parts,
     made: dict[int, np.ndarray],
+    part: str | None,
 ) -> None:
     """Every sample is there: features, facts and the manifest."""
-    train, held = halves
-    real, ids = _balanced(held, sampling.samples, max(data.classes, 1)), np.arange(sampling.samples)
-    if not (folder.path / feature_file("real")).exists():
-        _store(folder.path / feature_file("real"), features, real.data, real.labels.numpy())
-    memorisation = {}
-    for steps in sampling.steps:
-        path = folder.path / feature_file(steps)
-        if not path.exists():
-            states = parts.states(steps) if steps in parts.steps else torch.from_numpy(made[steps][: len(ids)])
-            images = _seen(states.view(len(ids), *model.shape), data.pixels)
-            ratio = nearest_ratio(images, held.data, train.data)
-            _store(path, features, images, labels_of(ids, model.classes), {"memorisation": ratio})
-        memorisation[str(steps)] = checkpoint.metadata(path)["memorisation"]
+    _store_real(folder.path, features, reference)
+    memorisation = _all_steps(model, sampling, features, reference, folder.path, parts, made)
+    labelled = model.classes > 0 and (reference.classes > 0 or reference.moments is not None)
     facts = {
-        **_facts(features, held, len(real), data.pixels, model.classes > 0 and data.classes > 0),
+        **_facts(features, reference, labelled),
+        "ema": averaging(part),
+        "dtype": precision(model),
         "nfe": {
             str(s): network_calls(
                 model, sampling.sampler, s, guidance=sampling.guidance, shift=sampling.shift, remedy=parts.remedy
@@ -154,10 +143,43 @@ def _finish(
         },
         "memorisation": memorisation,
     }
-    evaluation = Evaluation(folder.path, dict(folder.config["config"]), facts)
-    files = [feature_file("real"), *(feature_file(steps) for steps in sampling.steps)]
     parts.clear()
-    folder.finish(files, {"facts": facts, "summary": evaluation.result()})
+    _finished(folder, facts, list(sampling.steps))
+
+
+def _report(sampling: Sampling, progress: Progress) -> Callable[[int, int], None]:
+    """Progress over all step counts from that of one."""
+    before = {steps: sampling.samples * sum(sampling.steps[:k]) for k, steps in enumerate(sampling.steps)}
+    total = sampling.samples * sum(sampling.steps)
+    return lambda steps, count: progress(before[steps] + count * steps, total, f"sampling, {steps} steps")
+
+
+def _unseen(done: int, total: int, note: str) -> None:
+    """Nobody asked for progress."""
+
+
+def _all_steps(
+    model: FlowModel,
+    sampling: Sampling,
+    features: Features,
+    reference: Reference,
+    folder: Path,
+    parts: Parts,
+    made: dict[int, np.ndarray],
+) -> dict[str, Any]:
+    """Store the features of every step count; returns how near samples come to training images."""
+    ids = np.arange(sampling.samples)
+    memorisation: dict[str, Any] = {}
+    for steps in sampling.steps:
+        path = folder / feature_file(steps)
+        if not path.exists():
+            states = parts.states(steps) if steps in parts.steps else torch.from_numpy(made[steps][: len(ids)])
+            images = _seen(states.view(len(ids), *model.shape), reference.pixels)
+            ratio = nearest_ratio(images.split(ROWS), reference)
+            _store(path, features, images.split(ROWS), labels_of(ids, model.classes), {"memorisation": ratio})
+        ratio = checkpoint.metadata(path)["memorisation"]
+        memorisation |= {str(steps): ratio} if ratio else {}
+    return memorisation
 
 
 def _seen(states: Tensor, pixels: bool) -> Tensor:
@@ -165,71 +187,87 @@ def _seen(states: Tensor, pixels: bool) -> Tensor:
     return dequantise(quantise(states)) if pixels else states
 
 
-def _balanced(images: ImageSet, n: int, classes: int) -> ImageSet:
-    """The first n images in an order that goes round the classes, as sample ids do; all when there are fewer."""
-    labels = images.labels.numpy()
-    turn = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        turn[rows] = np.arange(len(rows))
-    order = np.lexsort((labels, turn)) if classes > 1 else np.arange(len(labels))
-    return images.take(order[:n], f"first {min(n, len(images))}")
+def _store_real(folder: Path, features: Features, reference: Reference) -> None:
+    """Features of the reference, and the moments that a file brings."""
+    path = folder / feature_file("real")
+    if path.exists():
+        return
+    tensors: dict[str, Tensor] = {}
+    for kind, known in (("features", reference.moments), ("spatial", reference.spatial)):
+        if known is not None:
+            tensors |= {f"{kind}_mean": torch.from_numpy(known.mean)}
+            tensors |= {f"{kind}_covariance": torch.from_numpy(known.covariance)}
+    batches = reference.batches() if reference.n else ()
+    _store(path, features, batches, reference.labels, {}, tensors)
 
 
 def _store(
-    path: Path, features: Features, images: Tensor, labels: np.ndarray, metadata: dict[str, Any] | None = None
+    path: Path,
+    features: Features,
+    images: Iterable[Tensor],
+    labels: np.ndarray,
+    metadata: dict[str, Any],
+    beside: dict[str, Tensor] | None = None,
 ) -> None:
-    values, predicted = features.extract(images)
-    tensors = {"features": torch.from_numpy(values), "labels": torch.from_numpy(labels.astype(np.int64))}
-    if predicted is not None:
-        tensors["predicted"] = torch.from_numpy(predicted.astype(np.int64))
-    checkpoint.save(path, tensors, metadata or {})
+    tensors = {name: torch.from_numpy(values) for name, values in features.stream(images).items()}
+    tensors |= {"labels": torch.from_numpy(labels.astype(np.int64)), **(beside or {})}
+    checkpoint.save(path, tensors, metadata)
 
 
-def nearest_ratio(generated: Tensor, heldout: Tensor, train: Tensor) -> dict[str, float]:
-    """How near samples come to training images, beside how near held-out images come.
+def nearest_ratio(generated: Iterable[Tensor], reference: Reference) -> dict[str, float]:
+    """How near samples come to training images, beside how near held-out images come; empty for a reference file.
 
     A generator that copies its training data has a ratio far below 1; one that has learnt the law has about 1. At most
     LOOKED_AT held-out images are asked: their median moves no more, and the search is the costly part on large sets.
     """
-    bank, heldout = train.flatten(1), heldout[:LOOKED_AT]
-    ours = torch.cdist(generated.flatten(1), bank).min(dim=1).values.median()
-    real = torch.cdist(heldout.flatten(1), bank).min(dim=1).values.median()
+    if reference.train is None or reference.heldout is None:
+        return {}
+    bank = reference.train.data.flatten(1)
+    ours = _nearest(generated, bank).median()
+    real = _nearest(reference.heldout.data[:LOOKED_AT].split(ROWS), bank).median()
     return {"generated": float(ours), "heldout": float(real), "ratio": float(ours / real)}
 
 
+def _nearest(batches: Iterable[Tensor], bank: Tensor) -> Tensor:
+    return torch.cat([torch.cdist(some.flatten(1), bank).min(dim=1).values for some in batches])
+
+
 def evaluate_file(
-    file: str | Path, data: ImageSet, features: Features, out: str | Path, *, heldout: float = 0.2
+    file: str | Path,
+    data: ImageSet | Reference,
+    features: Features,
+    out: str | Path,
+    *,
+    heldout: float = 0.2,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate samples that are already in a file (`arr_0` uint8 NHWC or `data` float32, and `labels`).
 
-    Steps and network calls come from the JSON that `slowflow sample` writes beside it; 0 where there is none.
+    Steps and network calls come from the JSON that `slowflow sample` writes beside it; 0 where there is none. The file
+    is read a few hundred samples at a time.
 
     Args:
         file: the .npz.
-        data: real images of the same shape; the held-out share is the reference.
-        features, out, heldout: as for `evaluate`.
+        data: real images of the same shape, whose held-out share is the reference; or a reference file.
+        features, out, heldout, progress: as for `evaluate`.
 
     Raises:
         DataError: not a file of samples.
         InputError: shapes differ.
     """
-    file = Path(file)
-    made = open_data(file)
-    if made.shape != data.shape:
+    made = open_samples(file)
+    if isinstance(data, ImageSet) and made.shape != data.shape:
         raise InputError(f"{file} has samples of shape {made.shape}, '{data.name}' items of shape {data.shape}")
-    stamp = file.with_name(file.name + ".json")
-    told = read_json(stamp) if stamp.exists() else {}
-    steps = int(told.get("steps", 0))
-    train, held = data.split(heldout)
-    _equal_n(len(made), held)
+    reference = data if isinstance(data, Reference) else held_out(data, heldout, made.n)
+    reference.must_have_shape(made.shape)
+    told, steps = _told(made)
     config = {
-        "model": told.get("model", {"name": file.stem}),
-        "file_sha256": file_sha256(file),
-        "data": {"name": data.name, "sha256": data.fingerprint, "heldout": heldout},
+        "model": told.get("model", {"name": made.path.stem}),
+        "file_sha256": made.sha256,
+        "data": _identified(data, heldout),
         "features": {"name": features.name, "sha256": features.sha256},
         "sampling": {
-            "samples": len(made),
+            "samples": made.n,
             "steps": [steps],
             "sampler": told.get("sampler", "unknown"),
             "guidance": told.get("guidance", 1.0),
@@ -238,39 +276,86 @@ def evaluate_file(
         },
         **({"remedy": told["remedy"]} if told.get("remedy") else {}),
     }
-    folder = RunFolder(out, "evaluate", config)
+    folder, here = RunFolder(out, "evaluate", config), ranks.current()
     if folder.finished:
         return Evaluation.load(folder.path)
-    real = _balanced(held, len(made), max(data.classes, 1))
-    _store(folder.path / feature_file("real"), features, real.data, real.labels.numpy())
-    _store(folder.path / feature_file(steps), features, made.data, made.labels.numpy())
-    facts = {
-        **_facts(features, held, len(real), data.pixels, made.classes > 0),
-        **({} if "labels" not in told else {"labels": told["labels"]}),
-        "nfe": {str(steps): int(told.get("nfe", 0))},
-        "memorisation": {str(steps): nearest_ratio(made.data, held.data, train.data)},
-    }
-    evaluation = Evaluation(folder.path, dict(folder.config["config"]), facts)
-    folder.finish([feature_file("real"), feature_file(steps)], {"facts": facts, "summary": evaluation.result()})
+    if here.leads:
+        _judge_file(folder, made, told, steps, features, reference, progress or _unseen)
+    here.meet()
     return Evaluation.load(folder.path)
 
 
-def _equal_n(samples: int, held: ImageSet) -> None:
-    """Both sides of a distance have the same n."""
-    if samples > len(held):
-        raise InputError(
-            f"{samples} samples but only {len(held)} held-out images: both sides need the same n; "
-            f"ask for at most {len(held)} samples or hold out more"
-        )
+def _judge_file(
+    folder: RunFolder,
+    made: SampleFile,
+    told: dict[str, Any],
+    steps: int,
+    features: Features,
+    reference: Reference,
+    progress: Progress,
+) -> None:
+    """Features of both sides, facts and the manifest."""
+    _store_real(folder.path, features, reference)
+    labels = np.zeros(made.n, dtype=np.int64) if made.labels is None else made.labels
+    if not (folder.path / feature_file(steps)).exists():
+        _store(folder.path / feature_file(steps), features, _counted(made, progress), labels, {})
+    facts = {
+        **_facts(features, reference, made.labels is not None),
+        **{key: told.get(key, "not recorded") for key in ("ema", "dtype")},
+        **{key: told[key] for key in ("labels", "quantiser") if key in told},
+        "nfe": {str(steps): int(told.get("nfe", 0))},
+        "memorisation": {} if reference.train is None else {str(steps): nearest_ratio(made.batches(), reference)},
+    }
+    _finished(folder, facts, [steps])
 
 
-def _facts(features: Features, held: ImageSet, n_real: int, pixels: bool, labelled: bool) -> dict[str, Any]:
+def _counted(made: SampleFile, progress: Progress) -> Iterator[Tensor]:
+    """The samples, and how many of them have been looked at."""
+    done = 0
+    for some in made.batches():
+        yield some
+        done += len(some)
+        progress(done, made.n, "features")
+
+
+def _told(made: SampleFile) -> tuple[dict[str, Any], int]:
+    """What `slowflow sample` wrote beside the file, and the step count it names; nothing and 0 for a foreign file."""
+    stamp = made.path.with_name(made.path.name + ".json")
+    told = read_json(stamp) if stamp.exists() else {}
+    return told, int(told.get("steps", 0))
+
+
+def _identified(data: ImageSet | Reference, heldout: float) -> dict[str, Any]:
+    """What identifies the real side in a configuration."""
+    if isinstance(data, Reference):
+        return {"name": data.name, "sha256": data.sha256, "reference_file": True}
+    return {"name": data.name, "sha256": data.fingerprint, "heldout": heldout}
+
+
+def _facts(features: Features, reference: Reference, labelled: bool) -> dict[str, Any]:
     """What every number of an evaluation depends on, beside how the samples were made."""
+    found = environment()
+    note = {"note": features.note} if features.note else {}
+    kind = {} if reference.moments is None else {"moments": "of a file"}
     return {
-        "n_real": n_real,
-        "features": {"name": features.name, "sha256": features.sha256, "heldout_accuracy": features.heldout_accuracy},
-        "reference": {"name": held.name, "sha256": held.fingerprint},
-        "quantiser": "uint8, round half up" if pixels else "none",
+        "n_real": reference.n,
+        "features": {
+            "name": features.name,
+            "sha256": features.sha256,
+            "heldout_accuracy": features.heldout_accuracy,
+            **note,
+        },
+        "reference": {"name": reference.name, "sha256": reference.sha256, **kind},
+        "quantiser": "uint8, round half up" if reference.pixels else "none",
         "labelled": labelled,
         "labels": "balanced: sample i has class i mod classes" if labelled else "none",
+        "versions": {name: found[name] for name in VERSIONS if name in found},
     }
+
+
+def _finished(folder: RunFolder, facts: dict[str, Any], steps: list[int]) -> None:
+    """Compute the metrics and write the manifest."""
+    evaluation = Evaluation(folder.path, dict(folder.config["config"]), facts)
+    evaluation.must_fit()
+    files = [feature_file("real"), *(feature_file(count) for count in steps)]
+    folder.finish(files, {"facts": facts, "summary": evaluation.result()})

@@ -55,6 +55,7 @@ def final_states(
     shift: float = 1.0,
     remedy: Correction | None = None,
     batch_size: int = 64,
+    labels: np.ndarray | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Float[Tensor, "sample *data"]:
     """Generated samples of the given ids, float32 on the CPU.
@@ -69,15 +70,17 @@ def final_states(
         shift: further warp of the grid, on top of the model's own.
         remedy: what corrects sampling; None = nothing.
         batch_size: samples a network call.
+        labels: class of each id; None = `labels_of`.
         progress: called with the number of samples done so far.
     """
     model.net.eval()
     way, device = course(model, method, steps, guidance=guidance, shift=shift, remedy=remedy), model.device
+    classes = labels_of(ids, model.classes) if labels is None else labels
     parts = []
     for i in range(0, len(ids), batch_size):
         some = ids[i : i + batch_size]
         state = noise_of(seed, some, model.shape).to(device, state_dtype(device))
-        cond = torch.from_numpy(labels_of(some, model.classes)).to(device)
+        cond = torch.from_numpy(classes[i : i + batch_size]).to(device)
         last = state
         for _, reached in walk(way.field, way.method, state, cond, way.grid, fresh_noise(seed, some, model.shape)):
             last = reached

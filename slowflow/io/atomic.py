@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from slowflow.errors import EnvironmentProblem
 
@@ -19,8 +19,13 @@ after_durable: Callable[[Path], None] | None = None
 """Called after each completed write with its path; only crash tests set it."""
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either the old file or the whole new one.
+def write_with(path: str | Path, write: Callable[[BinaryIO], None], size: int) -> None:
+    """Let `write` fill a file so that `path` holds either the old one or the whole new one.
+
+    Args:
+        path: the final name.
+        write: called with the open file.
+        size: bytes it will take, for messages.
 
     Raises:
         EnvironmentProblem: no space, no permission; nothing is left under the final name.
@@ -31,18 +36,32 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
+        raise EnvironmentProblem(f"cannot write {path} ({size:,} bytes): {error.strerror or error}") from error
+    finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
-        raise EnvironmentProblem(f"cannot write {path} ({len(content):,} bytes): {error.strerror or error}") from error
     if after_durable is not None:
         after_durable(path)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write `content` so that `path` holds either the old file or the whole new one.
+
+    Raises:
+        EnvironmentProblem: no space, no permission; nothing is left under the final name.
+    """
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+
+    write_with(path, write, len(content))
 
 
 def write_text(path: str | Path, text: str) -> None:

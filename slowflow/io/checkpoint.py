@@ -10,6 +10,7 @@ import argparse
 import io
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -157,6 +158,29 @@ def _strip(name: str) -> str:
         while name.startswith(prefix):
             name = name[len(prefix) :]
     return name
+
+
+def load_script(path: str | Path) -> torch.jit.ScriptModule:
+    """Open a TorchScript file. It is a program, and opening it runs it: only for files the user vouches for by hash.
+
+    Raises:
+        CheckpointError: not a TorchScript file, or damaged.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # of TorchScript as a whole; other people's files remain
+            return torch.jit.load(str(path), map_location="cpu").eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} is not a TorchScript file, or is damaged: {reason}") from error
+
+
+def script_arguments(net: torch.jit.ScriptModule) -> list[str]:
+    """Names of what the program takes."""
+    forward: Any = net.forward
+    return [argument.name for argument in forward.schema.arguments]
 
 
 def load_strictly(net: torch.nn.Module, tensors: dict[str, Tensor], path: Path | str, *, assign: bool = False) -> None:

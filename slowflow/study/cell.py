@@ -24,12 +24,11 @@ import numpy as np
 from slowflow.config import canonical
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError, NonFiniteError
+from slowflow.evaluating import archive
 from slowflow.evaluating.engine import evaluate
 from slowflow.evaluating.evaluation import Evaluation
 from slowflow.evaluating.features import Features
-from slowflow.evaluating.sampling import npz_bytes
 from slowflow.flow.model import FlowModel
-from slowflow.io import atomic
 from slowflow.io.run import RunFolder, read_manifest
 from slowflow.measuring.engine import measure
 from slowflow.measuring.measurement import Measurement
@@ -145,7 +144,7 @@ class Cell:
             lag = self._measure(max(reached), progress) if reached and reached[-1] == self.lengths[-1] else {}
             rows = [row for length in reached for row in self._rows(length, found[length])]
             draws = {key: value for length in reached for key, value in self._draws(length, found[length]).items()}
-            atomic.write_bytes(folder.path / DRAWS, npz_bytes(draws))
+            archive.write(folder.path / DRAWS, [archive.whole(key, draws[key]) for key in sorted(draws)])
             copied = {str(length): self._memorised(length, one) for length, one in found.items()}
             folder.finish([DRAWS], {**self._facts(failed), "rows": rows, "lag": lag, "memorisation": copied})
         for pattern in SCRATCH:
