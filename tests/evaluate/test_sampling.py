@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -17,10 +18,10 @@ import torch
 from slowflow.data.open import open_data
 from slowflow.errors import EnvironmentProblem, InputError
 from slowflow.evaluating import archive
-from slowflow.evaluating.sampling import Rank, SampleConfig, labels_by, sample
+from slowflow.evaluating.sampling import SampleConfig, labels_by, sample
 from slowflow.flow.generate import final_states, quantise
 from slowflow.flow.model import FlowModel
-from slowflow.io import atomic
+from slowflow.io import atomic, ranks
 
 Factory = Callable[..., FlowModel]
 CONFIG = SampleConfig(n=25, steps=3, shard=8)
@@ -173,15 +174,21 @@ def test_killed_at_every_durable_operation_it_ends_in_the_same_bytes(
         assert left == wanted, at
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+def task(model: FlowModel, file: Path, number: int, of: int) -> None:
+    """One task of a job array; only the last one writes the file."""
+    with contextlib.suppress(ranks.ShareDone), ranks.acting_as(ranks.Ranks(number, of)):
+        sample(model, CONFIG, file)
+
+
+@pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("last_first", [False, True])
 def test_processes_that_share_the_work_make_the_same_file(
-    tmp_path: Path, tiny_model: Factory, wanted: dict[str, bytes], ranks: int, last_first: bool
+    tmp_path: Path, tiny_model: Factory, wanted: dict[str, bytes], world: int, last_first: bool
 ) -> None:
-    order = range(ranks - 1, -1, -1) if last_first else range(ranks)
+    order = range(world - 1, -1, -1) if last_first else range(world)
     for number in order:
-        sample(tiny_model(), CONFIG, tmp_path / "a.npz", rank=Rank(number, ranks))
-    assert contents(tmp_path) == wanted  # also where the first did everybody's work before they came
+        task(tiny_model(), tmp_path / "a.npz", number, world)
+    assert contents(tmp_path) == wanted
 
 
 def test_every_process_makes_its_own_share_only(
@@ -195,18 +202,18 @@ def test_every_process_makes_its_own_share_only(
 
     monkeypatch.setattr("slowflow.evaluating.sampling.final_states", counted)
     for number in (2, 1):
-        sample(tiny_model(), CONFIG, tmp_path / "a.npz", rank=Rank(number, 3))
+        task(tiny_model(), tmp_path / "a.npz", number, 3)
     assert made == [*range(16, 24), *range(8, 16)]
     assert not (tmp_path / "a.npz").exists()
-    sample(tiny_model(), CONFIG, tmp_path / "a.npz", rank=Rank(0, 3))
+    sample(tiny_model(), CONFIG, tmp_path / "a.npz")
     assert sorted(made) == list(range(25))  # shards of the others are taken as they are
 
 
 def test_a_process_sweeps_nothing_that_another_is_writing(tmp_path: Path, tiny_model: Factory) -> None:
-    sample(tiny_model(), CONFIG, tmp_path / "a.npz", rank=Rank(1, 2))
+    task(tiny_model(), tmp_path / "a.npz", 1, 2)
     unfinished = tmp_path / "a.npz.parts" / ".00000000.safetensors.xyz.part"
     unfinished.write_bytes(b"half a shard")
-    sample(tiny_model(), CONFIG, tmp_path / "a.npz", rank=Rank(1, 2))
+    task(tiny_model(), tmp_path / "a.npz", 1, 2)
     assert unfinished.exists()
     sample(tiny_model(), CONFIG, tmp_path / "a.npz")
     assert not (tmp_path / "a.npz.parts").exists()
@@ -215,10 +222,11 @@ def test_a_process_sweeps_nothing_that_another_is_writing(tmp_path: Path, tiny_m
 @pytest.mark.full
 def test_processes_at_the_same_time_end_in_the_same_bytes(tmp_path: Path) -> None:
     script = (
-        "import sys; from slowflow.evaluating.sampling import Rank, SampleConfig, sample; "
-        "from slowflow.families.open import open_model; import torch; torch.set_num_threads(1); "
-        "sample(open_model('digits-sit').model, SampleConfig(n=1500, steps=2), sys.argv[1], "
-        "rank=Rank(int(sys.argv[2]), int(sys.argv[3])))"
+        "import contextlib, sys; from slowflow.evaluating.sampling import SampleConfig, sample; "
+        "from slowflow.io.ranks import Ranks, ShareDone, acting_as; "
+        "from slowflow.families.open import open_model; import torch; torch.set_num_threads(1)\n"
+        "with contextlib.suppress(ShareDone), acting_as(Ranks(int(sys.argv[2]), int(sys.argv[3]))):\n"
+        "    sample(open_model('digits-sit').model, SampleConfig(n=1500, steps=2), sys.argv[1])"
     )
 
     def start(out: Path, number: int, of: int) -> subprocess.Popen[bytes]:
@@ -232,14 +240,8 @@ def test_processes_at_the_same_time_end_in_the_same_bytes(tmp_path: Path) -> Non
     assert sorted(path.name for path in (tmp_path / "three").iterdir()) == ["a.npz", "a.npz.json"]
 
 
-@pytest.mark.parametrize(("number", "of"), [(2, 2), (-1, 1), (0, 0)])
-def test_a_rank_must_be_one_of_them(number: int, of: int) -> None:
-    with pytest.raises(InputError, match="rank is"):
-        Rank(number, of)
-
-
 def test_a_damaged_shard_is_made_again(tmp_path: Path, tiny_model: Factory, wanted: dict[str, bytes]) -> None:
-    sample(tiny_model(), CONFIG, tmp_path / "a.npz", rank=Rank(1, 2))
+    task(tiny_model(), tmp_path / "a.npz", 1, 2)
     shard = next((tmp_path / "a.npz.parts").glob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:50])
     sample(tiny_model(), CONFIG, tmp_path / "a.npz")
@@ -247,7 +249,7 @@ def test_a_damaged_shard_is_made_again(tmp_path: Path, tiny_model: Factory, want
 
 
 def test_another_shard_size_does_not_go_on_from_these(tmp_path: Path, tiny_model: Factory) -> None:
-    sample(tiny_model(), CONFIG, tmp_path / "a.npz", rank=Rank(1, 2))
+    task(tiny_model(), tmp_path / "a.npz", 1, 2)
     with pytest.raises(InputError, match="shard: 8 -> 5"):
         sample(tiny_model(), replace(CONFIG, shard=5), tmp_path / "a.npz")
 
