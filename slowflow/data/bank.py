@@ -176,9 +176,10 @@ class Bank:
         size = self.shards[min(self.counts)].shape[1]
         if size > LARGEST:
             raise DataError(f"data of {size} dimensions are too large for principal axes (at most {LARGEST})")
-        for_axes, for_variance = _Moments(whole=True), _Moments(whole=False)
-        for first, _ in self._halves():
+        for_axes, for_variance, for_mean = _Moments(whole=True), _Moments(whole=False), _Moments(whole=False)
+        for first, second in self._halves():
             for_axes.add(first)
+            for_mean.add(np.concatenate([first, second]))
         order, axes = np.linalg.eigh(for_axes.products / max(for_axes.count - 1, 1))
         order = np.maximum(order, FLOOR * max(order.mean(), 1e-12))
         edges = np.geomspace(order.min(), order.max() * (1 + 1e-9), GROUPS + 1)
@@ -189,10 +190,8 @@ class Bank:
             for_variance.add(second @ axes)
         spread = for_variance.products / (for_variance.count - 1)
         variance = np.add.reduceat(spread, first_of_group) / count
-        both = for_axes.count + for_variance.count
-        mean = (for_axes.count * (for_axes.mean @ axes) + for_variance.count * for_variance.mean) / both
         floored = np.maximum(variance, FLOOR * max(variance @ count / size, 1e-12))
-        return Spectrum(axes, mean, first_of_group, floored, count.astype(np.float64))
+        return Spectrum(axes, for_mean.mean @ axes, first_of_group, floored, count.astype(np.float64))
 
     def _halves(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Every other row of each class, and the rest, some classes at a time; all rows twice where a half would hold

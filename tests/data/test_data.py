@@ -238,3 +238,31 @@ def test_labels_above_the_classes_of_the_model_are_refused(images: ImageSet) -> 
 def test_an_unconditional_model_takes_labelled_data(images: ImageSet) -> None:
     """A model without classes looks at no label (`Bank.of(conditional=False)`), so none can be out of range."""
     assert open_data(images, classes=0) is images
+
+
+# --- a bank that is larger than memory allows at once
+
+
+def test_a_bank_summed_in_pieces_has_the_axes_of_the_whole(monkeypatch):
+    from slowflow.data import bank as module
+
+    draw = np.random.default_rng(3)
+    data = torch.from_numpy((draw.normal(size=(600, 2, 3, 3)) * np.linspace(1, 3, 18).reshape(2, 3, 3)).astype("f4"))
+    images = ImageSet("many", data, torch.arange(600) % 12, 12)
+    whole = module.Bank.of(images, conditional=True)
+    expected, within = whole.spectrum, whole.within
+    monkeypatch.setattr(module, "AT_ONCE", 60)  # two classes at a time
+    monkeypatch.setattr(module, "KEPT", 3 * 50 * 18 * 8)  # and three in memory
+    pieces = module.Bank.of(images, conditional=True)
+    found = pieces.spectrum
+    np.testing.assert_allclose(found.group_variance, expected.group_variance, rtol=1e-9)
+    np.testing.assert_array_equal(found.group_size, expected.group_size)
+    # an axis has no sign
+    np.testing.assert_allclose(np.abs(found.axes), np.abs(expected.axes), atol=1e-9)
+    np.testing.assert_allclose(np.abs(found.mean), np.abs(expected.mean), atol=1e-9)
+    np.testing.assert_allclose(pieces.within.variance, within.variance, rtol=1e-9)
+    assert len(pieces.shards._made) <= 3
+    assert len(pieces) == 600
+    assert pieces.largest == 50
+    for label in range(12):
+        np.testing.assert_array_equal(pieces.shard(label), data[label::12].flatten(1).double().numpy())

@@ -21,16 +21,13 @@ NEAR = 1e-9
 """The sums of ranks are added in another order: in float64 that is about 1e-14 after 50 steps of Adam; asked for is 1e-5."""
 
 
-def start(world, *command):
-    """(exit codes, standard error) of the ranks of one launch."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    place |= {"WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+def started(world, command, environment):
+    """(exit codes, what each said) of processes with the given variables."""
+    shared = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     ranks = [
         subprocess.Popen(
             [sys.executable, *map(str, command)],
-            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**os.environ, **shared, **environment(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -39,6 +36,15 @@ def start(world, *command):
     ]
     said = [rank.communicate(timeout=300) for rank in ranks]
     return [rank.returncode for rank in ranks], said
+
+
+def start(world, *command):
+    """The ranks of one launch, with torchrun's variables."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    place |= {"WORLD_SIZE": str(world)}
+    return started(world, command, lambda rank: {**place, "RANK": str(rank), "LOCAL_RANK": str(rank)})
 
 
 def run(world, task, out):
@@ -173,3 +179,29 @@ def test_torchrun_posttrains_and_only_the_first_rank_prints(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 3  # one document: two ranks printing would make two
+
+
+@pytest.mark.full
+def test_a_slurm_step_shares_a_measurement_and_a_job_array_finishes_another(tmp_path):
+    words = verb(
+        "measure", "digits-sit", "--data", "digits", "--samples", 20, "--steps", 2, "--batch-size", 4, "--quiet"
+    )
+    step = {"SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NUM_TASKS": "2"}
+    codes, said = started(
+        2,
+        [*words, "--out", tmp_path / "step", "--json"],
+        lambda rank: {**step, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+    )
+    assert codes == [0, 0], said
+    assert json.loads(said[0][0])["verdict"]
+    assert said[1][0] == ""
+    array = {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
+    for task in (2, 1):
+        codes, said = started(
+            1,
+            [*words, "--out", tmp_path / "array", "--job-array", "--json"],
+            lambda _, task=task: {**array, "SLURM_ARRAY_TASK_ID": str(task)},
+        )
+        assert codes == [0], said
+        assert json.loads(said[0][0]).get("finished", True) == (task == 1)
+    assert contents(tmp_path / "array") == contents(tmp_path / "step")
