@@ -21,20 +21,29 @@ from torch import Tensor
 from knowntruth.solve import KEPT
 from knowntruth.worlds import World, log_density
 
-GRID = torch.linspace(0.0, 1.0, 101)
+COARSE = 25
+"""Intervals of the first grid of m."""
 Net = Callable[[Tensor, Tensor], Tensor]
 """(state [n, d], label [n]) -> velocity."""
 
 
 def level(one: World, states: Tensor) -> Tensor:
-    """m-hat of each state, [n], refined by a parabola through the three highest points."""
+    """m-hat of each state, [n]: the best of a coarse grid, then of a fine one around it, then a parabola."""
     inside, rest = one.split(states)
     energy = rest.square().sum(-1)
-    likely = log_density(one, inside[:, None], energy[:, None], GRID.expand(len(states), -1))
-    top = likely.argmax(1).clamp(1, len(GRID) - 2)[:, None]
-    low, mid, high = (likely.gather(1, top + k)[:, 0] for k in (-1, 0, 1))
+
+    def likely(m: Tensor) -> Tensor:
+        return log_density(one, inside[:, None], energy[:, None], m)
+
+    coarse = torch.linspace(0.0, 1.0, COARSE + 1).expand(len(states), -1)
+    best = coarse.gather(1, likely(coarse).argmax(1, keepdim=True))
+    step = 1.0 / (4 * COARSE)
+    fine = (best + step * torch.arange(-5, 6)).clamp(0.0, 1.0)
+    found = likely(fine)
+    top = found.argmax(1, keepdim=True).clamp(1, fine.shape[1] - 2)
+    low, mid, high = (found.gather(1, top + k)[:, 0] for k in (-1, 0, 1))
     bend = (low - 2 * mid + high).clamp_max(-1e-9)
-    return (GRID[top[:, 0]] + 0.01 * (0.5 * (low - high) / bend).clamp(-1, 1)).clamp(0, 1)
+    return (fine.gather(1, top)[:, 0] + step * (0.5 * (low - high) / bend).clamp(-1, 1)).clamp(0, 1)
 
 
 def clocks(one: World, states: Tensor) -> tuple[float, float]:
@@ -48,12 +57,17 @@ def clocks(one: World, states: Tensor) -> tuple[float, float]:
     return max(a, 0.0) ** 0.5, max(idle - a * weak, 0.0) ** 0.5
 
 
-def lags(one: World, own: dict[float, Tensor], genuine: dict[float, Tensor]) -> dict[str, float]:
-    """Lag of level, signal and noise, averaged over the times in `own`, above 0 = slow."""
+def readings(one: World, states: Tensor) -> tuple[float, float, float]:
+    """(mean m-hat, a, b) of states."""
+    return float(level(one, states).mean()), *clocks(one, states)
+
+
+def lags(one: World, own: dict[float, Tensor], zero: dict[float, tuple[float, float, float]]) -> dict[str, float]:
+    """Lag of level, signal and noise, averaged over the times in `own`, above 0 = slow; zero: of genuine states."""
     found: dict[str, list[float]] = {"level": [], "signal": [], "noise": []}
     for t, states in own.items():
-        found["level"].append(float(level(one, genuine[t]).mean() - level(one, states).mean()) / t)
-        (a, b), (a0, b0) = clocks(one, states), clocks(one, genuine[t])
+        (m, a, b), (m0, a0, b0) = readings(one, states), zero[t]
+        found["level"].append((m0 - m) / t)
         found["signal"].append(1 - a / max(a0, 1e-6))
         found["noise"].append(b / max(b0, 1e-6) - 1)
     return {name: sum(x) / len(x) for name, x in found.items()}

@@ -208,14 +208,13 @@ def measure_base(setting: Setting, plan: Plan, weights: ensemble.Weights) -> lis
         g = rng.torch_generator(s, "measuring")
         data, other = one.draw(plan.samples, g)[0], torch.randn(plan.samples, setting.d, generator=g)
         genuine = measurement.genuine_states(data, other)
+        zero = {t: measurement.readings(one, x) for t, x in genuine.items()}
         net = single(setting.shape, weights, k)
         for solver in SOLVERS:
             own = sampled(setting.shape, {n: v[k : k + 1] for n, v in weights.items()}, noise[k : k + 1], solver)[1]
-            rows.append(
-                {"seed": s, "solver": solver, **measurement.lags(one, {t: x[0] for t, x in own.items()}, genuine)}
-            )
+            rows.append({"seed": s, "solver": solver, **measurement.lags(one, {t: x[0] for t, x in own.items()}, zero)})
         late = solve(lambda x, t, net=net: net(x, everywhere(x, t)), genuine[0.4], FINE, (0.8,), 0.4, 0.8)[1]
-        rows.append({"seed": s, "solver": "late", **measurement.lags(one, late, genuine)})
+        rows.append({"seed": s, "solver": "late", **measurement.lags(one, late, zero)})
         u, w = torch.rand(2, plan.samples, generator=g)
         leaning = measurement.leaning(net, data, other, u, w, plan.gammas)
         exact = measurement.leaning(Optimum(one), data, other, u, w, ())["loss"]
