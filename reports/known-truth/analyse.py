@@ -17,6 +17,13 @@ KEPT = [
 ]  # fmt: skip
 
 
+def one_score(part: pd.DataFrame, coefficients: np.ndarray) -> dict[str, float]:
+    """Score on some clear cells, with an interval over (setting, base)."""
+    said, helps = coefficients[0] + rule.matrix(part) @ coefficients[1:] > 0, part.helps.to_numpy()
+    low, high = rule.clustered(said == helps, (part.setting + part.base).to_numpy())
+    return {**vars(rule.score(said, helps)), "low": low, "high": high, "bases": (part.setting + part.base).nunique()}
+
+
 def scores(cells: pd.DataFrame, coefficients: np.ndarray, metric: str = "fd") -> pd.DataFrame:
     """How well the rule does on every group of cells."""
     found = []
@@ -34,11 +41,15 @@ def scores(cells: pd.DataFrame, coefficients: np.ndarray, metric: str = "fd") ->
         "500 training samples": clear.data > 0,
     }
     for name, rows in groups.items():
-        part = clear[rows]
-        if not len(part):
-            continue
-        said = coefficients[0] + rule.matrix(part) @ coefficients[1:] > 0
-        found.append({"group": name, **vars(rule.score(said, part.helps.to_numpy()))})
+        if rows.any():
+            found.append({"group": name, **one_score(clear[rows], coefficients)})
+    for d in sorted(clear.d.unique()):
+        rest = clear[ordinary & (clear.d != d)]
+        if rest.helps.nunique() == 2:
+            other = rule.fit(rule.matrix(rest), rest.helps.to_numpy())
+            found.append(
+                {"group": f"d {d} left out, all else formed", **one_score(clear[ordinary & (clear.d == d)], other)}
+            )
     return pd.DataFrame(found)
 
 

@@ -1,8 +1,19 @@
-"""Will MixFlow help this checkpoint? A forecast of the sign of its effect, made before any post-training.
+"""Will MixFlow bring this checkpoint nearer to its data? A forecast of the sign, made before any post-training.
 
-    z = c . f,   P(helps) = 1 / (1 + exp(-z))
+    z = c_0 + c_1 log gamma + c_2 log level + c_3 log(1 + length) + c_4 log blur,    P(helps) = 1 / (1 + exp(-z))
 
-f: see `features`.
+    level     how slow the states run: mean of (t - m) / t over genuine states, by the reference `level` (half its excess gamma)
+    blur      how badly a state tells its own noise level: scatter of the same reading on genuine states, relative to t
+    length    planned post-training over pretraining, in samples seen
+    helps     a smaller Frechet distance than plain post-training of the same length
+
+What MixFlow can gain is the lag, which plain training of the same length removes too (c_2 above 0, c_3 below). What it
+costs is the label: the network stops trusting it and reads the level off the state, as well as that can be done
+(c_4 below 0), on an interval of width gamma (c_1 below 0). Solved for z = 0 this is a largest gamma that helps.
+
+The coefficients are a logistic regression over small networks on Gaussian mixtures with exact truth; `reports/known-truth`
+has the experiment, its held-out scores and what it does not cover. It says nothing of images yet, and says so.
+Source: this project, reports/known-truth (2026-11-23).
 """
 
 from __future__ import annotations
@@ -13,23 +24,95 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-SMALL = 0.01
+from slowflow.errors import InputError
+
+NAMES = ("constant", "log gamma", "log level", "log(1 + length)", "log blur")
+COEFFICIENTS = (-6.934, -1.791, 2.351, -1.663, -4.792)
+"""From reports/known-truth/table.csv by `knowntruth.rule.fit`; a test fits them again."""
+SMALLEST_LEVEL = 0.01
+"""Smaller lags, and fast ones, count as this: what the study could still read."""
+STUDIED = {"level": (0.02, 0.7), "blur": (0.02, 0.45), "length": (1 / 30, 10.0)}
+"""Ranges the coefficients come from; outside them a forecast is extrapolated."""
+CLEAR = 0.8
+"""Probability from which a forecast is worded as likely."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """What is known."""
+    """What is known before post-training.
+
+    Args:
+        gamma: strength asked about, above 0, at most 1.
+        level: mean slack of the base model's states over genuine ones, in units of t; below 0 is fast.
+        blur: scatter of the level read off one genuine state, in units of t; above 0.
+        length: planned length over that of pretraining; above 0.
+
+    Raises:
+        InputError: a value out of range or not finite.
+    """
 
     gamma: float
     level: float
-    noise: float
     blur: float
     length: float
-    steps: int
-    dimension: int
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.gamma <= 1.0:
+            raise InputError(f"gamma is {self.gamma}, expected a share of t above 0 and at most 1")
+        if not math.isfinite(self.level):
+            raise InputError(f"level is {self.level}, expected a finite mean slack")
+        for name in ("blur", "length"):
+            value = getattr(self, name)
+            if not 0.0 < value < math.inf:
+                raise InputError(f"{name} is {value}, expected a finite number above 0")
+
+    @property
+    def extrapolated(self) -> bool:
+        """Whether a value lies outside what was studied (a level below the range is not: little lag is little lag)."""
+        beyond = (getattr(self, name) > high for name, (_, high) in STUDIED.items())
+        short = (getattr(self, name) < STUDIED[name][0] for name in ("blur", "length"))
+        return any(beyond) or any(short)
 
 
-def features(one: Outlook) -> Float[np.ndarray, " feature"]:
-    """Features."""
-    lag = max(one.level, SMALL)
-    return np.array([math.log(one.gamma), math.log(lag), math.log1p(one.length), math.log(one.blur)])
+def features(one: Outlook) -> Float[np.ndarray, "4"]:
+    """What the coefficients after the constant multiply."""
+    level = max(one.level, SMALLEST_LEVEL)
+    return np.array([math.log(one.gamma), math.log(level), math.log1p(one.length), math.log(one.blur)])
+
+
+def chance(one: Outlook) -> float:
+    """P(MixFlow with this gamma ends nearer to the data than plain post-training of the same length)."""
+    z = COEFFICIENTS[0] + float(np.dot(COEFFICIENTS[1:], features(one)))
+    return 1.0 / (1.0 + math.exp(-z)) if z > -700 else 0.0
+
+
+def largest_gamma(level: float, blur: float, length: float) -> float:
+    """The gamma at which help and harm are equally likely, at most 1; every smaller one is likelier to help.
+
+    Args:
+        level, blur, length: as in `Outlook`.
+    """
+    at_one = COEFFICIENTS[0] + float(
+        np.dot(COEFFICIENTS[1:], features(Outlook(gamma=1.0, level=level, blur=blur, length=length)))
+    )
+    return min(1.0, math.exp(-at_one / COEFFICIENTS[1]))
+
+
+def words(one: Outlook) -> str:
+    """What `suggest` tells a user: the forecast, why, and how far to trust it."""
+    p, limit = chance(one), largest_gamma(one.level, one.blur, one.length)
+    sign = "help" if p > 0.5 else "hurt"
+    sure = "is likely to" if max(p, 1 - p) >= CLEAR else "may"
+    said = [
+        f"On known truth, MixFlow with gamma {one.gamma:.2g} at this lag ({one.level:.2g}), readability of the noise "
+        f"level (blur {one.blur:.2g}) and length ({one.length:.2g} of pretraining) {sure} {sign} the Frechet distance "
+        f"against plain training of the same length (chance of help {p:.0%}).",
+        f"There gammas below {limit:.2g} helped more often than not." if limit >= 0.05 else "There no gamma helped.",
+    ]
+    if sign == "hurt" and limit < 0.05:
+        said.append(
+            "Cleaner single samples are still possible; what is lost is diversity. Prefer plain training or more steps."
+        )
+    if one.extrapolated:
+        said.append("This lies outside what was studied; treat it as a guess.")
+    return " ".join(said)

@@ -11,6 +11,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from knowntruth.table import sure
 from slowflow.figures.style import BLUE, GREY, INK, ORANGE, STYLE
@@ -35,8 +36,16 @@ def ordinary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def colours(gammas: Sequence[float]) -> dict[float, tuple[float, float, float]]:
-    """One of cividis for each gamma."""
-    return dict(zip(gammas, sns.color_palette("cividis_r", len(gammas) + 1)[1:], strict=True))
+    """One of viridis for each gamma, dark for large."""
+    return dict(zip(gammas, sns.color_palette("viridis_r", len(gammas)), strict=True))
+
+
+def plainly(axis: Axes, x: bool = True, y: bool = False) -> None:
+    """Numbers on logarithmic axes as numbers, not as powers."""
+    for wanted, one in ((x, axis.xaxis), (y, axis.yaxis)):
+        if wanted:
+            one.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            one.set_minor_formatter(NullFormatter())
 
 
 def percent(axis: Axes) -> None:
@@ -63,6 +72,7 @@ def effect_by_length(table: pd.DataFrame, path: Path, metric: str = "fd", name: 
                 axis = panels[row, column]
                 axis.axhline(0, color=GREY, lw=1)
                 axis.set_xscale("log")
+                plainly(axis)
                 axis.set_title(f"d = {d}, {KIND_SAID[kind]}", fontsize=10)
                 one = seen[(seen.kind == kind) & (seen.d == d)]
                 for (gamma, base), line in one.groupby(["gamma", "base"]):
@@ -74,7 +84,8 @@ def effect_by_length(table: pd.DataFrame, path: Path, metric: str = "fd", name: 
                     axis.text(0.5, 0.5, "not run", transform=axis.transAxes, ha="center", color=GREY)
         percent(panels[0, 0])
         figure.supylabel(f"{name}: MixFlow over plain", fontsize=11)
-        figure.supxlabel("length of post-training / length of pretraining", fontsize=11)
+        for axis in panels[-1]:
+            axis.set_xlabel("post-training / pretraining")
         handles = [mpl.lines.Line2D([], [], color=c, label=f"γ = {g:g}") for g, c in shades.items()]
         styles = [("short pretraining (300)", ":"), ("long (3,000)", "-"), ("converged (12,000)", "--")]
         handles += [mpl.lines.Line2D([], [], color=INK, ls=s, label=n) for n, s in styles]
@@ -134,6 +145,8 @@ def learning_to_read(judged: pd.DataFrame, path: Path) -> None:
             panels[0, column].set_title(f"d = {d}", fontsize=10)
             panels[0, column].axhline(1, color=GREY, lw=1)
             panels[1, column].set(xscale="log", yscale="log", xlabel="steps of post-training")
+            plainly(panels[1, column], y=True)
+            panels[1, column].yaxis.set_minor_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         panels[0, 0].set_ylabel("level read off the state\n(0: trusts the label, 1: reads)")
         panels[1, 0].set_ylabel("distance to its optimum\non own states, per axis")
         handles, labels = panels[0, 0].get_legend_handles_labels()
@@ -162,6 +175,8 @@ def oracle_and_networks(oracle: pd.DataFrame, table: pd.DataFrame, path: Path) -
             axis.axhline(0, color=GREY, lw=1)
             axis.set_title(f"γ = {gamma}, fine steps")
             axis.set(xscale="log", xlabel="blur: scatter of the level read off one state, relative to t")
+            axis.set_xticks([0.02, 0.05, 0.1, 0.2, 0.4])
+            plainly(axis)
         panels[0].set_ylabel("log ratio of Frechet distances\n(above 0: MixFlow loses)")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
@@ -174,7 +189,8 @@ def foretold(scores: pd.DataFrame, path: Path) -> None:
         figure, axis = plt.subplots(figsize=(8.4, 0.42 * len(scores) + 1.6), layout="constrained")
         y = np.arange(len(scores))
         axis.barh(y - 0.2, scores.right, 0.38, color=ORANGE, label="forecast")
-        axis.barh(y + 0.2, scores.constant, 0.38, color=GREY, label="always the commoner sign")
+        axis.barh(y + 0.2, scores.constant, 0.38, color=GREY, label="always the commoner sign of the group")
+        axis.hlines(y - 0.2, scores.low, scores.high, color=INK, lw=1.2)
         axis.axvline(0.9, color=INK, lw=1, ls="--")
         axis.set_yticks(y, [f"{r.group}  (n = {r.n}, helps {r.helps})" for r in scores.itertuples()])
         axis.invert_yaxis()

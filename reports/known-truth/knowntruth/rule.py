@@ -17,6 +17,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from knowntruth.table import sure
+from slowflow import rng
 from slowflow.measuring.forecast import Outlook, features
 
 RIDGE = 1.0
@@ -25,18 +26,7 @@ FORMED_ON = {"d": (16, 256), "kind": ("manifold", "white")}
 
 def outlooks(table: pd.DataFrame) -> list[Outlook]:
     """What the forecast is told of each cell."""
-    return [
-        Outlook(
-            gamma=r.gamma,
-            level=r.level,
-            noise=r.noise,
-            blur=r.blur,
-            length=r.ratio,
-            steps=int(r.steps),
-            dimension=int(r.d),
-        )
-        for r in table.itertuples()
-    ]
+    return [Outlook(gamma=r.gamma, level=r.level, blur=r.blur, length=r.ratio) for r in table.itertuples()]
 
 
 def matrix(table: pd.DataFrame) -> np.ndarray:
@@ -87,6 +77,15 @@ def score(said: np.ndarray, helps: np.ndarray) -> Score:
 
     common = max(float(helps.mean()), 1 - float(helps.mean())) if len(helps) else float("nan")
     return Score(len(helps), share(np.ones(len(helps), bool)), int(helps.sum()), share(helps), share(~helps), common)
+
+
+def clustered(hit: np.ndarray, clusters: np.ndarray, draws: int = 2000) -> tuple[float, float]:
+    """95 % interval of a share of hits, resampling whole clusters: cells of one base share networks and noise."""
+    names, index = np.unique(clusters, return_inverse=True)
+    hits, sizes = np.bincount(index, hit), np.bincount(index)
+    drawn = rng.generator(0, "clusters").integers(len(names), size=(draws, len(names)))
+    low, high = np.quantile(hits[drawn].sum(1) / sizes[drawn].sum(1), (0.025, 0.975))
+    return float(low), float(high)
 
 
 def clear(table: pd.DataFrame, metric: str = "fd") -> pd.DataFrame:
