@@ -3,53 +3,49 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from knowntruth import figures, rule, table
+from knowntruth import figures, rule, table, tool
+from run import read
 
 HERE = Path(__file__).resolve().parent
 KEPT = [
-    *table.CELL, "ratio", "steps", "seeds", "level", "signal", "noise", "level_fine", "blur", "mismatch",
+    *table.CELL, "ratio", "steps", "seeds", "level", "signal", "noise", "level_fine", "blur", "tool_level", "tool_blur", "mismatch",
     *(f"{m}_{x}" for m in table.METRICS for x in ("effect", "half", "control")),
 ]  # fmt: skip
 
 
-def one_score(part: pd.DataFrame, coefficients: np.ndarray) -> dict[str, float]:
+def one_score(part: pd.DataFrame, coefficients: np.ndarray, reading: str = rule.TOOL) -> dict[str, float]:
     """Score on some clear cells, with an interval over (setting, base)."""
-    said, helps = coefficients[0] + rule.matrix(part) @ coefficients[1:] > 0, part.helps.to_numpy()
+    said, helps = coefficients[0] + rule.matrix(part, reading) @ coefficients[1:] > 0, part.helps.to_numpy()
     low, high = rule.clustered(said == helps, (part.setting + part.base).to_numpy())
     return {**vars(rule.score(said, helps)), "low": low, "high": high, "bases": (part.setting + part.base).nunique()}
 
 
-def scores(cells: pd.DataFrame, coefficients: np.ndarray, metric: str = "fd") -> pd.DataFrame:
-    """How well the rule does on every group of cells."""
-    found = []
-    clear = rule.clear(cells, metric)
-    ordinary = ~clear.reader & (clear.data == 0)
-    formed = rule.formed(clear)
-    groups = {
-        "formed on (d 16, 256)": formed,
-        "judged: all others": ordinary & ~formed,
-        **{f"judged: d {d}": ordinary & ~formed & (clear.d == d) for d in sorted(clear.d.unique())},
-        **{f"judged: {k}": ordinary & ~formed & (clear.kind == k) for k in sorted(clear.kind.unique())},
-        **{f"judged: {b} base": ordinary & ~formed & (clear.base == b) for b in sorted(clear.base.unique())},
-        **{f"judged: γ {g:g}": ordinary & ~formed & (clear.gamma == g) for g in sorted(clear.gamma.unique())},
-        "told the norm (readers)": clear.reader,
-        "500 training samples": clear.data > 0,
-    }
-    for name, rows in groups.items():
-        if rows.any():
-            found.append({"group": name, **one_score(clear[rows], coefficients)})
-    for d in sorted(clear.d.unique()):
-        rest = clear[ordinary & (clear.d != d)]
-        if rest.helps.nunique() == 2:
-            other = rule.fit(rule.matrix(rest), rest.helps.to_numpy())
-            found.append(
-                {"group": f"d {d} left out, all else formed", **one_score(clear[ordinary & (clear.d == d)], other)}
-            )
+def fitted(part: pd.DataFrame, reading: str = rule.TOOL) -> np.ndarray:
+    """Coefficients formed on clear cells."""
+    return rule.fit(rule.matrix(part, reading), part.helps.to_numpy())
+
+
+def scores(clear: pd.DataFrame) -> pd.DataFrame:
+    """How well the rule does on every group of clear cells."""
+    ordinary, formed = ~clear.reader & (clear.data == 0), rule.formed(clear)
+    held, own = ordinary & ~formed, fitted(clear[formed])
+    groups = {"formed on (d 16, 256)": formed, "judged: all others": held}
+    for column, name in (("d", "d"), ("kind", "kind"), ("base", "base"), ("solver", "solver"), ("gamma", "γ")):
+        groups |= {f"judged: {name} {x}": held & (clear[column] == x) for x in sorted(clear[column].unique())}
+    groups |= {"told the norm (readers)": clear.reader, "500 training samples": clear.data > 0}
+    found = [{"group": name, **one_score(clear[rows], own)} for name, rows in groups.items() if rows.any()]
+    exact = fitted(clear[formed], rule.EXACT)
+    found.append({"group": "judged, level read by the exact density", **one_score(clear[held], exact, rule.EXACT)})
+    for column in ("d", "kind"):
+        for x in sorted(clear[column].unique()):
+            inside, outside = ordinary & (clear[column] == x), ordinary & (clear[column] != x)
+            if inside.any() and clear[outside].helps.nunique() == 2:
+                name = f"left out: {column} {x}"
+                found.append({"group": name, **one_score(clear[inside], fitted(clear[outside]))})
     return pd.DataFrame(found)
 
 
@@ -58,16 +54,16 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--runs", type=Path, required=True)
     given = options.parse_args()
-    plan = tomllib.loads((HERE / "config.toml").read_text())["plan"]
-    judged, measured = table.rows(given.runs, plan["pretrain"])
-    cells = table.cells(judged, measured)
+    plan, settings = read(HERE / "config.toml")
+    tool.collect(settings, plan, given.runs)
+    judged, measured = table.rows(given.runs, plan.pretrain)
+    cells = table.cells(judged, measured, table.tool(given.runs))
     cells[KEPT].to_csv(HERE / "table.csv", index=False, float_format="%.4g")
     cells = pd.read_csv(HERE / "table.csv")  # what is kept is what is judged
-    clear = rule.clear(cells[rule.formed(cells)])
-    coefficients = rule.fit(rule.matrix(clear), clear.helps.to_numpy())
-    found = scores(cells, coefficients)
+    clear = rule.clear(cells)
+    found = scores(clear)
     found.to_csv(HERE / "scores.csv", index=False, float_format="%.4g")
-    print("coefficients", coefficients.round(3).tolist())
+    print("coefficients", fitted(clear[rule.formed(clear)]).round(3).tolist())
     print(found.round(3).to_string(index=False))
     oracle = table.oracles(given.runs)
     oracle.groupby(["d", "kind", "arm", "solver"], sort=False).mean(numeric_only=True).drop(

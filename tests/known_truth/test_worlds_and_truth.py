@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from knowntruth import measurement, metrics, solve
+from knowntruth import measurement, metrics, solve, tool
 from knowntruth.truth import Optimum
 from knowntruth.worlds import WEIGHTS, World, idle_variance, information, log_density, world
 
+from slowflow.data.bank import Bank
 from slowflow.flow.mixflow_optimum import MixFlowOptimum
 from slowflow.flow.spectral import SpectralMixture
 
@@ -149,3 +150,15 @@ def test_leaning_of_a_network_that_ignores_its_label_is_zero() -> None:
     t = u.sqrt()
     assert leaning["disagreement 0.4"] == pytest.approx(5 * float((0.4 * w * t).square().mean()), rel=1e-4)
     assert math.isfinite(leaning["loss"])
+
+
+def test_the_library_reads_a_planted_lag_in_these_worlds() -> None:
+    """States at 0.8 t under the label t: slack 0.2 over genuine states, scatter near the bound of the information."""
+    one = world(64, 0.2, 6)
+    bank = Bank({0: one.draw(1000, generator(3))[0].double().numpy()}, "test", "0")
+    data, noise = one.draw(400, generator())[0], torch.randn(400, 64, generator=generator(1))
+    zero = tool.slack(measurement.genuine_states(data, noise), bank)
+    slow = tool.slack({t: noise + 0.8 * t * (data - noise) for t in solve.KEPT}, bank)
+    assert slow.mean() - zero.mean() == pytest.approx(0.2, abs=0.02)
+    bound = float(information(one, torch.tensor(0.6)).rsqrt() / 0.6)
+    assert 0.8 * bound < zero.std(axis=0)[2] < 2.0 * bound

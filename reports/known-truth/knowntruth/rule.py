@@ -21,17 +21,20 @@ from slowflow import rng
 from slowflow.measuring.forecast import Outlook, features
 
 RIDGE = 1.0
+TOOL, EXACT = "tool_", ""
+"""Readings by the library's `level`, which a user has, and by the exact density, which only this study has."""
 FORMED_ON = {"d": (16, 256), "kind": ("manifold", "white")}
 
 
-def outlooks(table: pd.DataFrame) -> list[Outlook]:
-    """What the forecast is told of each cell."""
-    return [Outlook(gamma=r.gamma, level=r.level, blur=r.blur, length=r.ratio) for r in table.itertuples()]
+def outlooks(table: pd.DataFrame, reading: str = TOOL) -> list[Outlook]:
+    """What the forecast is told of each cell; reading: prefix of the columns, TOOL or EXACT."""
+    columns = [table.gamma, table[f"{reading}level"], table[f"{reading}blur"], table.ratio]
+    return [Outlook(gamma=g, level=m, blur=b, length=r) for g, m, b, r in zip(*columns, strict=True)]
 
 
-def matrix(table: pd.DataFrame) -> np.ndarray:
+def matrix(table: pd.DataFrame, reading: str = TOOL) -> np.ndarray:
     """Features [cell, feature]."""
-    return np.array([features(one) for one in outlooks(table)])
+    return np.array([features(one) for one in outlooks(table, reading)])
 
 
 def formed(table: pd.DataFrame) -> pd.Series:

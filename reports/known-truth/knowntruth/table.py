@@ -53,6 +53,13 @@ def rows(out: Path, plan: dict[str, int]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(judged), pd.DataFrame(measured)
 
 
+def tool(out: Path) -> pd.DataFrame:
+    """What the library's own `level` says of each base, means over seeds."""
+    found = [{"setting": path.parent.name, **r} for path in sorted(out.glob("*/tool.json")) for r in read(path)]
+    means = pd.DataFrame(found).groupby(["setting", "base", "solver"], sort=False)
+    return means[["tool_level", "tool_blur"]].mean().reset_index()
+
+
 def oracles(out: Path) -> pd.DataFrame:
     """Metrics of exact optima and of genuine samples."""
     found = []
@@ -114,9 +121,10 @@ def blur(d: int, idle: float, seeds: tuple[int, ...] = (10, 11, 12)) -> float:
     return float(torch.stack(found).mean())
 
 
-def cells(judged: pd.DataFrame, measured: pd.DataFrame, control: str = PLAIN) -> pd.DataFrame:
-    """Effects with what was known beforehand."""
+def cells(judged: pd.DataFrame, measured: pd.DataFrame, said: pd.DataFrame, control: str = PLAIN) -> pd.DataFrame:
+    """Effects with what was known beforehand; said: by the library's `level`."""
     found = effects(judged, control).merge(known(measured), on=["setting", "base", "solver"])
+    found = found.merge(said, on=["setting", "base", "solver"])
     found = found.merge(leaning(measured), on=["setting", "base", "gamma"])
     worlds = {(d, s): blur(d, s) for d, s in found[["d", "spread"]].drop_duplicates().itertuples(index=False)}
     found["blur"] = [worlds[(d, s)] for d, s in found[["d", "spread"]].itertuples(index=False)]
