@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from knowntruth import figures, rule, table, tool
+from knowntruth import figures, findings, probes, rule, table, tool
 from run import read
 
 HERE = Path(__file__).resolve().parent
 KEPT = [
+    *table.METRICS,
     *table.CELL, "ratio", "steps", "seeds", "level", "signal", "noise", "level_fine", "blur", "tool_level", "tool_blur", "mismatch",
     *(f"{m}_{x}" for m in table.METRICS for x in ("effect", "half", "control")),
 ]  # fmt: skip
@@ -69,10 +70,14 @@ def main() -> None:
     oracle.groupby(["d", "kind", "arm", "solver"], sort=False).mean(numeric_only=True).drop(
         columns="seed"
     ).reset_index().to_csv(HERE / "oracle.csv", index=False, float_format="%.4g")
+    (HERE / "tables.md").write_text(findings.report(cells, oracle), encoding="utf-8")
     figures.effect_by_length(cells, HERE / "effect.png")
     figures.effect_by_length(cells, HERE / "fidelity.png", "astray", "samples astray")
     figures.fidelity_and_coverage(cells, HERE / "fidelity-coverage.png")
-    figures.learning_to_read(judged, HERE / "reading.png")
+    ideal = {
+        d: probes.ideal_read(d, 0.2, (0.2, 0.4, 0.8), plan.seeds, plan.probe) for d in sorted(cells.d.unique().tolist())
+    }
+    figures.learning_to_read(judged, ideal, HERE / "reading.png")
     figures.oracle_and_networks(oracle, cells, HERE / "identifiability.png")
     figures.foretold(found, HERE / "forecast.png")
 

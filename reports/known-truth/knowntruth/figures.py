@@ -119,7 +119,7 @@ def fidelity_and_coverage(table: pd.DataFrame, path: Path) -> None:
         save(figure, path)
 
 
-def learning_to_read(judged: pd.DataFrame, path: Path) -> None:
+def learning_to_read(judged: pd.DataFrame, ideal: dict[int, dict[float, float]], path: Path) -> None:
     """Share of the level read off the state, and distance to MixFlow's optimum on own states, along post-training."""
     seen = ordinary(judged[(judged.solver == "probe") & (judged.kind == "manifold")])
     seen = seen[(seen.base == "long") & seen.arm.isin(["base", "plain", "0.2", "0.4", "0.8"])]
@@ -143,11 +143,12 @@ def learning_to_read(judged: pd.DataFrame, path: Path) -> None:
                 label = "plain" if arm == "plain" else f"γ = {arm}"
                 panels[row, column].plot(value.index, value, "-o", ms=4, color=colour, label=label)
             panels[0, column].set_title(f"d = {d}", fontsize=10)
-            panels[0, column].axhline(1, color=GREY, lw=1)
+            for gamma, colour in ((0.2, arms[1][1]), (0.4, arms[2][1]), (0.8, arms[3][1])):
+                panels[0, column].axhline(ideal[d][gamma], color=colour, lw=1.2, ls="--")
             panels[1, column].set(xscale="log", yscale="log", xlabel="steps of post-training")
             plainly(panels[1, column], y=True)
             panels[1, column].yaxis.set_minor_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        panels[0, 0].set_ylabel("level read off the state\n(0: trusts the label, 1: reads)")
+        panels[0, 0].set_ylabel("level read off the state\n(dashed: the exact optimum)")
         panels[1, 0].set_ylabel("distance to its optimum\non own states, per axis")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)

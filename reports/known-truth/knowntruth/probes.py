@@ -16,7 +16,8 @@ from torch import Tensor
 
 from knowntruth.measurement import Net
 from knowntruth.truth import Optimum
-from knowntruth.worlds import World
+from knowntruth.worlds import World, world
+from slowflow import rng
 
 SLOWED = 0.7
 
@@ -62,3 +63,15 @@ def probe(
     gap = net(slowed, t) - Optimum(one, gamma)(slowed, t)
     found["law_optimum"], found["law_optimum_signal"] = squares(one, gap)
     return found | read(one, net, data, noise, 0.1 + 0.85 * u)
+
+
+def ideal_read(d: int, idle: float, gammas: tuple[float, ...], seeds: tuple[int, ...], n: int) -> dict[float, float]:
+    """What `read` is for the exact optimum of each gamma, mean over seeds: the most a network can learn."""
+    found: dict[float, list[float]] = {g: [] for g in gammas}
+    for seed in seeds:
+        one, g = world(d, idle, seed), rng.torch_generator(seed, "probing")
+        data, noise = one.draw(n, g)[0], torch.randn(n, d, generator=g)
+        t = 0.1 + 0.85 * torch.rand(n, generator=g)
+        for gamma in gammas:
+            found[gamma].append(read(one, Optimum(one, gamma), data, noise, t)["read"])
+    return {g: sum(x) / len(x) for g, x in found.items()}
