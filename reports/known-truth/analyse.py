@@ -11,9 +11,9 @@ from knowntruth import figures, findings, probes, rule, table, tool
 from run import read
 
 HERE = Path(__file__).resolve().parent
+READ = ("level", "signal", "noise", "blur")
 KEPT = [
-    *table.METRICS,
-    *table.CELL, "ratio", "steps", "seeds", "level", "signal", "noise", "level_fine", "blur", "tool_level", "tool_blur", "mismatch",
+    *table.METRICS, *table.CELL, "ratio", "steps", "seeds", *READ, *(f"tool_{x}" for x in READ), "mismatch",
     *(f"{m}_{x}" for m in table.METRICS for x in ("effect", "half", "control")),
 ]  # fmt: skip
 

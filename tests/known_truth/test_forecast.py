@@ -75,11 +75,16 @@ def test_the_largest_gamma_divides_help_from_harm(one: Outlook) -> None:
 def test_words_say_sign_limit_and_trust() -> None:
     lagging = forecast.words(Outlook(gamma=0.1, level=0.5, blur=0.05, length=0.3))
     assert "likely to help" in lagging
+    assert "turns at gamma" in lagging
     good = forecast.words(Outlook(gamma=0.8, level=0.0, blur=0.3, length=1.0))
     assert "likely to hurt" in good
-    assert "no gamma helped" in good
-    assert "guess" not in good
+    assert "No gamma worth" in good
+    assert "No lag" in good
+    assert "cleaner" in good
+    assert "guess" not in good + lagging
     assert "guess" in forecast.words(Outlook(gamma=0.8, level=0.1, blur=0.3, length=100.0))
+    assert forecast.CAVEAT in good
+    assert forecast.CAVEAT in lagging
 
 
 @pytest.mark.parametrize(

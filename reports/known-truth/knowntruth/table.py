@@ -57,7 +57,7 @@ def tool(out: Path) -> pd.DataFrame:
     """What the library's own `level` says of each base, means over seeds."""
     found = [{"setting": path.parent.name, **r} for path in sorted(out.glob("*/tool.json")) for r in read(path)]
     means = pd.DataFrame(found).groupby(["setting", "base", "solver"], sort=False)
-    return means[["tool_level", "tool_blur"]].mean().reset_index()
+    return means[["tool_level", "tool_signal", "tool_noise", "tool_blur"]].mean().reset_index()
 
 
 def oracles(out: Path) -> pd.DataFrame:
