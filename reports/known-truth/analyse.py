@@ -70,7 +70,7 @@ def main() -> None:
     oracle.groupby(["d", "kind", "arm", "solver"], sort=False).mean(numeric_only=True).drop(
         columns="seed"
     ).reset_index().to_csv(HERE / "oracle.csv", index=False, float_format="%.4g")
-    (HERE / "tables.md").write_text(findings.report(cells, oracle), encoding="utf-8")
+    (HERE / "tables.md").write_text(findings.report(judged, cells, oracle), encoding="utf-8")
     figures.effect_by_length(cells, HERE / "effect.png")
     figures.effect_by_length(cells, HERE / "fidelity.png", "astray", "samples astray")
     figures.fidelity_and_coverage(cells, HERE / "fidelity-coverage.png")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from knowntruth.table import METRICS, sure
+from knowntruth.table import METRICS, over, sure
 
 SAID = {"fd": "Frechet distance", "astray": "fidelity (astray)", "frequency": "coverage (frequencies)"}
 
@@ -61,7 +61,31 @@ def four_distances(cells: pd.DataFrame, oracle: pd.DataFrame, gamma: float, solv
     return markdown(pd.DataFrame(found), f"Frechet distances at gamma {gamma:g}, {solver}, longest post-training")
 
 
-def report(cells: pd.DataFrame, oracle: pd.DataFrame) -> str:
+def controls(judged: pd.DataFrame) -> str:
+    """What plain training, the Beta(2,1) law and MixFlow do to the Frechet distance of a base, and to each other."""
+    found = []
+    for arm, control in [
+        ("plain", "base"),
+        *((g, "base") for g in ("0.1", "0.2", "0.4", "0.8")),
+        ("0", "plain"),
+        ("0.2", "0"),
+        ("0.8", "0"),
+    ]:
+        one = over(judged, arm, control)
+        for base, part in one.groupby("base", sort=False):
+            clear = sure(part)
+            helps = int((clear & (part.fd_effect < 0)).sum())
+            found.append(
+                {
+                    "arm": arm, "over": {"base": "untouched", "0": "gamma 0"}.get(control, control), "base": base,
+                    "cells": len(part), "help / hurt": f"{helps} / {int(clear.sum()) - helps}",
+                    "mean factor": f"{np.exp(part.fd_effect.mean()):.2f}",
+                }
+            )  # fmt: skip
+    return markdown(pd.DataFrame(found), "Arms over controls: Frechet distance, all lengths and steps")
+
+
+def report(judged: pd.DataFrame, cells: pd.DataFrame, oracle: pd.DataFrame) -> str:
     """Every table."""
     plain = cells[~cells.reader & (cells.data == 0)]
     longest = plain[plain.length == plain.groupby(["setting", "base"]).length.transform("max")]
@@ -70,6 +94,7 @@ def report(cells: pd.DataFrame, oracle: pd.DataFrame) -> str:
     wide = plain.groupby(["d", "kind", "base"]).width.transform("nunique") > 1
     parts = [
         signs(plain, ["gamma"], "By gamma"),
+        controls(judged),
         signs(plain, ["kind", "d"], "By world"),
         signs(plain, ["base", "length"], "By base and length"),
         signs(plain, ["solver"], "By steps"),

@@ -89,6 +89,22 @@ def effects(judged: pd.DataFrame, control: str = PLAIN) -> pd.DataFrame:
     return found.assign(seeds=seeds).reset_index()
 
 
+def over(judged: pd.DataFrame, arm: str, control: str) -> pd.DataFrame:
+    """Effect of one arm over another on `fd`, per base, length and solver; control `base`: the untouched network."""
+    seen = judged[(judged.solver != "probe") & ~judged.reader & (judged.data == 0)]
+    keys = (
+        ["setting", "base", "solver", "seed"] if control == "base" else ["setting", "base", "length", "solver", "seed"]
+    )
+    own = seen[seen.arm == arm]
+    other = seen[seen.arm == control].set_index(keys).fd.reindex(pd.MultiIndex.from_frame(own[keys]))
+    effect = np.log((own.fd + SMALLEST) / (other.to_numpy() + SMALLEST))
+    groups = effect.groupby([own[c] for c in ("setting", "base", "length", "solver")], sort=False)
+    found = pd.DataFrame(
+        {"fd_effect": groups.mean(), "spread": groups.std(ddof=1), "seeds": groups.size()}
+    ).reset_index()
+    return found.assign(fd_half=student.ppf(0.975, found.seeds - 1) * found.spread / np.sqrt(found.seeds))
+
+
 def known(measured: pd.DataFrame) -> pd.DataFrame:
     """Per (setting, base, solver): what a measurement of the base says, means over seeds."""
     lag = measured[measured.solver.str.match("euler|heun")]
