@@ -10,6 +10,8 @@ import pandas as pd
 from knowntruth import figures, findings, probes, rule, table, tool
 from run import read
 
+from slowflow.measuring.forecast import SMALLEST_LEVEL
+
 HERE = Path(__file__).resolve().parent
 READ = ("level", "signal", "noise", "blur")
 KEPT = [
@@ -34,7 +36,11 @@ def scores(clear: pd.DataFrame) -> pd.DataFrame:
     """How well the rule does on every group of clear cells."""
     ordinary, formed = ~clear.reader & (clear.data == 0), rule.formed(clear)
     held, own = ordinary & ~formed, fitted(clear[formed])
+    beyond = pd.Series([one.extrapolated for one in rule.outlooks(clear)], index=clear.index)
     groups = {"formed on (d 16, 256)": formed, "judged: all others": held}
+    groups |= {"judged: inside the formed ranges": held & ~beyond, "judged: extrapolated": held & beyond}
+    lag = clear.tool_level >= SMALLEST_LEVEL
+    groups |= {"judged: a lag is read": held & lag, "judged: no lag is read": held & ~lag}
     for column, name in (("d", "d"), ("kind", "kind"), ("base", "base"), ("solver", "solver"), ("gamma", "γ")):
         groups |= {f"judged: {name} {x}": held & (clear[column] == x) for x in sorted(clear[column].unique())}
     groups |= {"told the norm (readers)": clear.reader, "500 training samples": clear.data > 0}

@@ -48,6 +48,10 @@ def test_the_recorded_score_is_what_the_library_function_gets(cells: pd.DataFram
     assert found.constant == pytest.approx(recorded.constant, abs=1e-3)
 
 
+def test_what_formed_the_rule_is_not_called_extrapolated(cells: pd.DataFrame) -> None:
+    assert not any(one.extrapolated for one in rule.outlooks(cells[rule.formed(cells)]))
+
+
 def test_no_cell_of_the_judged_worlds_formed_the_rule(cells: pd.DataFrame) -> None:
     formed = cells[rule.formed(cells)]
     assert set(formed.d) <= {16, 256}
@@ -73,7 +77,7 @@ def test_the_largest_gamma_divides_help_from_harm(one: Outlook) -> None:
 
 
 def test_words_say_sign_limit_and_trust() -> None:
-    lagging = forecast.words(Outlook(gamma=0.1, level=0.5, blur=0.05, length=0.3))
+    lagging = forecast.words(Outlook(gamma=0.1, level=0.5, blur=0.06, length=0.3))
     assert "likely to help" in lagging
     assert "turns at gamma" in lagging
     good = forecast.words(Outlook(gamma=0.8, level=0.0, blur=0.3, length=1.0))
@@ -81,8 +85,9 @@ def test_words_say_sign_limit_and_trust() -> None:
     assert "No gamma worth" in good
     assert "No lag" in good
     assert "cleaner" in good
-    assert "guess" not in good + lagging
-    assert "guess" in forecast.words(Outlook(gamma=0.8, level=0.1, blur=0.3, length=100.0))
+    assert "No forecast" not in good + lagging
+    for name, value in (("length", 100.0), ("blur", 0.03), ("level", 0.9)):
+        assert f"{name} outside what was studied" in forecast.words(Outlook(**{**USUAL, name: value}))
     assert forecast.CAVEAT in good
     assert forecast.CAVEAT in lagging
 
