@@ -113,7 +113,9 @@ def test_the_drawings_load_nothing_from_outside(page: str) -> None:
 
 def test_every_picture_has_words(page: str, result: RunResult) -> None:
     assert_pictures_are_described(page)
-    assert page.count("<img") == len(FIGURES.names()) - 1  # every figure but that of the peers has data here
+    on_pages = {*rendering.LAG, *rendering.GAMMA, *rendering.TRAINED, *rendering.DEPTH}
+    assert set(FIGURES.names()) == on_pages | {name for name in FIGURES.names() if name.startswith("study-")}
+    assert page.count("<img") == len(on_pages) - 1  # every figure of a run but that of the peers has data here
 
 
 def test_the_page_reads_from_the_verdict_to_the_depth(page: str) -> None:
