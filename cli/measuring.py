@@ -208,7 +208,7 @@ class _Pilot:
 
         asked = measured.asked(model=self.model, data=self.data)
         names = ("model", "family", "factory", "interpolant", "prediction", "heads")
-        opened = s.open_model(*(asked[name] for name in names), where, precision)
+        opened = s.open_model(output, *(asked[name] for name in names), where, precision)
         usual = PilotConfig(budget=self.budget)
         settings = PilotConfig(
             budget=self.budget,

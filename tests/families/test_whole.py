@@ -22,6 +22,7 @@ from slowflow.pipeline import RunConfig, run
 from slowflow.records import Probe
 from slowflow.remedies.plain import Plain
 from slowflow.train.loop import TrainConfig, batch_loss, step_batch
+from slowflow.train.teams import Alone
 
 SAMPLERS = {"sit": "heun", "dit": "recombine", "repa": "heun-last-euler", "rae": "euler", "rae-plain": "euler"}
 SHAPE = (2, 4, 4)
@@ -148,7 +149,7 @@ def test_features_of_the_data_train_the_projector(data):
     _, (_, projected) = model.answer(batch.state, batch.t, batch.cond)
     extra = 0.5 * projection_loss(projected, [batch.features])
     torch.testing.assert_close(batch_loss(model, batch), batch_loss(model, without) + extra)
-    pieces = [batch_loss(model, part) for part in batch.parts(4)]
+    pieces = [batch_loss(model, batch.at(rows)) for rows, _ in Alone().cuts(len(batch.state), 4)]
     torch.testing.assert_close(sum(pieces) / 2, batch_loss(model, batch))
     batch_loss(model, batch).backward()
     assert all(bool(p.grad.abs().sum() > 0) for p in model.net.projectors.parameters())

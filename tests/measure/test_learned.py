@@ -47,7 +47,9 @@ def test_new_images_are_found_at_their_time_on_average(bank: Bank, heldout: np.n
     found = learned.check(bank, heldout, LINEAR)
     # 600 states of sd 0.02 to 0.09: 0.004 at worst
     np.testing.assert_allclose(found["bias"], 0.0, atol=0.01)
-    assert ((found["bias_low"] <= 0.0) & (found["bias_high"] >= 0.0)).mean() > 0.8
+    # the curve these states are read by was itself averaged over about as many: the difference scatters by sqrt(2) more
+    half = np.sqrt(2.0) * (found["bias_high"] - found["bias_low"]) / 2.0
+    assert (found["bias"].abs() <= half).mean() > 0.8
     assert (found["sd"] < 0.11).all()  # t itself, drawn uniformly, has 0.29
     assert found["ood"].mean() == pytest.approx(0.01, abs=0.008)
 
