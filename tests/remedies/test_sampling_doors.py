@@ -141,7 +141,7 @@ def test_samples_record_their_remedy_and_are_not_overwritten(tiny_model, tmp_pat
 
 def test_a_training_remedy_is_not_a_sampling_remedy():
     # past the check of the annotations, which is on in tests only
-    told = getattr(api._correction, "__wrapped__", api._remedy)
+    told = getattr(api._correction, "__wrapped__", api._correction)
     with pytest.raises(InputError, match="MixFlow is a training remedy"):
         told(slowflow.MixFlow(0.4))
 
