@@ -14,6 +14,7 @@ from typing import Any
 
 from slowflow.data.images import ImageSet
 from slowflow.data.open import open_data
+from slowflow.errors import InputError
 from slowflow.evaluating import engine as evaluation
 from slowflow.evaluating.evaluation import Evaluation
 from slowflow.evaluating.features import open_features
