@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from slowflow_cli import calibrating, encoding, exporting, look, making, measuring, shared, showing, training, whole
+from slowflow_cli.examples import epilog
 
 EPILOG = (
     "Examples:  slowflow demo  |  slowflow check ckpt.pt --data images/  |  "
@@ -29,7 +30,7 @@ GROUPS = {
 }
 for _panel, _verbs in GROUPS.items():
     for _function in _verbs:
-        app.command(rich_help_panel=_panel)(shared.verb(_function))
+        app.command(rich_help_panel=_panel, epilog=epilog(_function.__name__))(shared.verb(_function))
 
 
 def _version(value: bool) -> None:
