@@ -20,8 +20,8 @@ EXAMPLES = {
     "diagnose": ("slowflow diagnose runs/before",),
     "calibrate": ("slowflow calibrate ckpt.pt --data images/ --samples 1000",),
     "posttrain": (
-        "slowflow posttrain ckpt.pt --data images/ --remedy mixflow --gamma auto --run runs/before --steps 20000 --out runs/mixflow",
-        "slowflow posttrain ckpt.pt --data images/ --remedy plain --steps 20000 --out runs/plain",
+        "slowflow posttrain ckpt.pt --data images/ --remedy mixflow --gamma auto --run runs/before --out runs/mixflow",
+        "slowflow posttrain ckpt.pt --data images/ --remedy plain --out runs/plain",
     ),
     "pretrain": ("slowflow pretrain recipe.toml --out runs/own",),
     "export": ("slowflow export runs/mixflow --layout sit --drop-sigma --out mine.pt",),
@@ -40,9 +40,3 @@ EXAMPLES = {
         "slowflow report runs/before runs/after --out change.md",
     ),
 }
-
-
-def epilog(name: str) -> str | None:
-    """What stands under the help of a verb; the marks keep every example on its own line."""
-    lines = EXAMPLES.get(name, ())
-    return "\n\n".join(["Examples:", *lines]) if lines else None

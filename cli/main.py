@@ -6,14 +6,15 @@ from typing import Annotated
 
 import typer
 from slowflow_cli import calibrating, encoding, exporting, look, making, measuring, shared, showing, training, whole
-from slowflow_cli.examples import epilog
+from slowflow_cli.helping import Verb, Verbs
 
-EPILOG = (
-    "Examples:  slowflow demo  |  slowflow check ckpt.pt --data images/  |  "
-    "slowflow measure ckpt.pt --data images/ --out runs/a  |  slowflow report runs/a --out a.html"
-)
+EPILOG = """slowflow demo
+slowflow check ckpt.pt --data images/
+slowflow measure ckpt.pt --data images/ --out runs/a
+slowflow report runs/a --out a.html"""
 app = typer.Typer(
     name="slowflow",
+    cls=Verbs,
     help="Measure and correct exposure bias (Slow Flow) in diffusion and flow-matching image models.",
     epilog=EPILOG,
     no_args_is_help=True,
@@ -30,7 +31,7 @@ GROUPS = {
 }
 for _panel, _verbs in GROUPS.items():
     for _function in _verbs:
-        app.command(rich_help_panel=_panel, epilog=epilog(_function.__name__))(shared.verb(_function))
+        app.command(cls=Verb, rich_help_panel=_panel)(shared.verb(_function))
 
 
 def _version(value: bool) -> None:

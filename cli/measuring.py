@@ -163,7 +163,7 @@ def say_fit(output: s.Output, fit: Any) -> None:
 
 
 def suggest(
-    run: Annotated[Path, typer.Argument(help="A measurement, or the folder of a whole run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A measurement, or the folder of a whole run.")],
     reference: Annotated[str | None, typer.Option(help="Read gamma from this reference instead.")] = None,
     json: s.Json = False,
     debug: s.Debug = False,
@@ -180,7 +180,7 @@ def suggest(
 
 
 def diagnose(
-    run: Annotated[Path, typer.Argument(help="A measurement, or the folder of a whole run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A measurement, or the folder of a whole run.")],
     out: Annotated[
         Path | None, typer.Option("--out", help="Run folder; default: diagnosis inside the measurement.")
     ] = None,

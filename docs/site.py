@@ -95,7 +95,9 @@ def _verb(command: Any) -> list[str]:
     required = [f"{p.opts[0]} {p.name.upper()}" for p in command.params if p.required and p not in named]
     lines = [f"### {command.name}", "", command.help or "", "", "```text"]
     lines += [" ".join(["slowflow", command.name, words, *required, "[OPTIONS]"]).replace("  ", " "), "```", ""]
-    examples = [line.strip() for line in (command.epilog or "").splitlines() if line.strip().startswith("slowflow")]
+    from slowflow_cli.examples import EXAMPLES
+
+    examples = EXAMPLES.get(command.name, ())
     if examples:
         lines += ["Examples:", "", "```text", *examples, "```", ""]
     lines += ["| word | default | meaning |", "|---|---|---|"]

@@ -22,9 +22,10 @@ MOST_ROWS = 2000
 """A longer table is not worth its place beside a picture."""
 HEAD = """# Gallery
 
-Every figure, drawn from measurements of the bundled model. One file in `slowflow/figures/` makes each: `data` turns finished runs into a table,
-`draw` paints that table and nothing else, so the CSV beside a picture holds every number in it. The colours are those of Okabe and Ito, which
-stay apart for colour-blind readers; orange is always the model, grey real interpolations, blue a perfect model.
+Every figure, drawn from measurements of the bundled model. One file in `slowflow/figures/` makes each: `data` turns finished
+runs into a table, `draw` paints that table and nothing else, so the CSV beside a picture holds every number in it. The colours are
+those of Okabe and Ito, which stay apart for colour-blind readers; orange is always the model, grey real interpolations, blue a
+perfect model.
 
 ```text
 slowflow plot RUN --figure NAME --out FILE.png        # or .svg, .pdf; the data come beside it as FILE.png.csv

@@ -1,6 +1,7 @@
 """The Python surface: the verbs of the command line as functions.
 
 import slowflow
+
 model = slowflow.load("mnist-sit")
 before = slowflow.measure(model, "mnist5k", slowflow.Probe(samples=500, steps=50), out="runs/before")
 print(before.summary(), before.suggest())

@@ -1,7 +1,7 @@
 """Code blocks of the README and the pages: found, made small, and run in a small world.
 
-A block that holds commands of `slowflow`, or Python, is run; one under `<!-- not run: REASON -->` is only parsed. Blocks with another
-language (`text`, `toml`, ...) are not code.
+A block that holds commands of `slowflow`, or Python, is run; one under `<!-- not run: REASON -->` is only parsed. Blocks with
+another language (`text`, `toml`, ...) are not code.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ COMMANDS = ("slowflow ", "python ", "pip ", "make ")
 SMALL = {
     "measure": {"--samples": "24", "--steps": "4"},
     "diagnose": {"--samples": "24"},
-    "calibrate": {"--samples": "24", "--steps": "4"},
+    "calibrate": {"--samples": "24", "--steps": "4", "--reference": "level"},
     "posttrain": {"--steps": "2"},
     "sample": {"--n": "4", "--steps": "3"},
     "evaluate": {"--samples": "24", "--steps": "4"},
     "run": {"--samples": "24", "--steps": "4", "--eval-steps": "4", "--train-steps": "2"},
 }
 """Options of a verb and the value that a test gives them."""
-RELIED_ON = {("run", "--eval-steps"), ("run", "--train-steps"), ("run", "--steps"), ("run", "--samples"), ("calibrate", "--steps")}
-"""Options that are given even where the page does not name them: their defaults would take minutes."""
+RELIED_ON = ("run", "calibrate", "measure")
+"""Verbs whose options are given even where the page does not name them: their defaults would take minutes."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,9 @@ def small_command(line: str) -> list[str]:
     for place, word in enumerate(rest[:-1]):
         if word in values:
             # a repeated option keeps its values apart
-            rest[place + 1] = str(int(values[word]) + 2 * seen[word])
+            rest[place + 1] = str(int(values[word]) + 2 * seen[word]) if values[word].isdigit() else values[word]
             seen[word] += 1
-    missing = [x for key, n in seen.items() if not n and (verb, key) in RELIED_ON for x in (key, values[key])]
-    if verb == "measure":
-        missing += [x for key, n in seen.items() if not n for x in (key, values[key])]
+    missing = [x for key, n in seen.items() if not n and verb in RELIED_ON for x in (key, values[key])]
     return [verb, *rest, *missing]
 
 

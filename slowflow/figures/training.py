@@ -53,10 +53,17 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
             role = str(curve["role"].iloc[0])
             longest = max(lengths[str(a)] for a in table[table["role"] == role]["arm"])
             style = "-" if lengths[str(arm)] == longest else "--"
-            panel.fill_between(curve["step"], curve["low"], curve["high"], color=colours[str(arm)], alpha=0.15, linewidth=0)
+            panel.fill_between(
+                curve["step"], curve["low"], curve["high"], color=colours[str(arm)], alpha=0.15, linewidth=0
+            )
             marks = {"marker": "o", "markersize": 5} if part == "held out" else {}
             panel.plot(
-                curve["step"], curve["loss"], color=colours[str(arm)], linestyle=style, label=curve["title"].iloc[0], **marks
+                curve["step"],
+                curve["loss"],
+                color=colours[str(arm)],
+                linestyle=style,
+                label=curve["title"].iloc[0],
+                **marks,
             )
         held = part == "held out"
         head(panel, str(part), "plain loss of the averaged weights" if held else "on the remedy's own inputs")
@@ -78,9 +85,9 @@ FIGURES.register("training", summary="training and held-out loss by step, every 
     Figure(
         title="How did the training go?",
         caption=(
-            "Left: the loss each arm was trained on, averaged over stretches of steps (bands: two standard errors). Levels of different remedies do not "
-            "compare, because their inputs differ. Right: the same plain loss on held-out images for every arm; it compares, and rises when a "
-            "network begins to memorise."
+            "Left: the loss each arm was trained on, averaged over stretches of steps (bands: two standard errors). Levels of "
+            "different remedies do not compare, because their inputs differ. Right: the same plain loss on held-out images "
+            "for every arm; it compares, and rises when a network begins to memorise."
         ),
         data=data,
         draw=draw,

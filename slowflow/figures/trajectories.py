@@ -4,9 +4,9 @@ Two states of one trajectory, at t and at the next time s, share what the sample
 
     state(t) = alpha(t) data_hat + sigma(t) noise_hat,    state(s) = alpha(s) data_hat + sigma(s) noise_hat
 
-so data_hat = (sigma(s) state(t) - sigma(t) state(s)) / (sigma(s) alpha(t) - sigma(t) alpha(s)). For Euler on the linear path and for DDIM
-on every path this is the network's own prediction at t; for a sampler that asks the network more than once a step it is where the
-step heads. No network is needed to draw it. Source: DDIM (arXiv 2010.02502), eq. 12.
+so data_hat = (sigma(s) state(t) - sigma(t) state(s)) / (sigma(s) alpha(t) - sigma(t) alpha(s)). For Euler on the linear path and
+for DDIM on every path this is the network's own prediction at t; for a sampler that asks the network more than once a step it is
+where the step heads. No network is needed to draw it. Source: DDIM (arXiv 2010.02502), eq. 12.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
 def alt(table: pd.DataFrame) -> str:
     """What is in the strips, and how far behind the nearest images are."""
     count, first, last = table["sample"].nunique(), table["t"].min(), table["t"].max()
-    words = f"{count} samples from t = {first:.2f} to t = {last:.2f}, rows: " + ", ".join(
+    words = f"Strips of {count} samples from t = {first:.2f} to t = {last:.2f}, rows: " + ", ".join(
         ROWS[name].replace("\n", " ") for name in dict.fromkeys(table["row"])
     )
     near = table[table["row"] == REFERENCE]
@@ -134,9 +134,10 @@ FIGURES.register(
     Figure(
         title="What happens on the way?",
         caption=(
-            "The first samples by id, not selected. Above: the state. Middle: what the step takes for the finished image (the network's own "
-            "prediction under Euler and DDIM). Below: the nearest real image of the class, found with the trajectory's own noise, and the time m "
-            "at which it stands. It changes while the image is open, and m is below t for a perfect model too."
+            "The first samples by id, not selected. Above: the state. Middle: what the step takes for the finished image "
+            "(the network's own prediction under Euler and DDIM). Below: the nearest real image of the class, found with the "
+            "trajectory's own noise, and the time m at which it stands. It changes while the image is open, and m is below t "
+            "for a perfect model too."
         ),
         data=data,
         draw=draw,

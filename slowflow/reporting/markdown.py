@@ -73,7 +73,16 @@ def _next(result: RunResult) -> list[str]:
         "slowflow posttrain MODEL --data DATA --remedy plain --steps N --out DIR-control",
     ]
     warned = [f"- warning: {plain(text.typeset(line))}" for line in fit.warnings]
-    return [f"{plain(text.width_sentence(result))} {plain(width)}.", "", "```", *commands, "```", "", *warned, *([""] if warned else [])]
+    return [
+        f"{plain(text.width_sentence(result))} {plain(width)}.",
+        "",
+        "```",
+        *commands,
+        "```",
+        "",
+        *warned,
+        *([""] if warned else []),
+    ]
 
 
 def _quality(result: RunResult) -> list[str]:

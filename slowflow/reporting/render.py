@@ -35,6 +35,7 @@ FAMILIES = {
     "noise": "excess by the noise clock",
 }
 
+
 @dataclass(frozen=True)
 class Picture:
     """A figure ready for the page."""

@@ -46,15 +46,17 @@ COLUMNS = {
     "quality": ["arm", "title", "role", "metric", "label", "nfe", "steps", "value", "low", "high"],
     "samples": ["arm", "title", "steps", "sheet"],
     "slack": ["reading", "kind", "t", "slack"],
+    "training": ["arm", "title", "role", "part", "step", "loss", "low", "high"],
+    "trajectories": ["sample", "label", "row", "t", "m", "image"],
 }
-GAPS = {"nulls": ["x"], "causes": ["low", "high"], "samples": ["sheet"]}
+GAPS = {"nulls": ["x"], "causes": ["low", "high"], "samples": ["sheet"], "trajectories": ["m", "image"]}
 """Columns that a part of the table has no number for: sizes have no x, what is extrapolated has no interval."""
 READINGS = ("own", "paired", "nearest", "fresh", "level", "signal clock", "noise clock")
 MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "svg": b"<?xml", "pdf": b"%PDF-"}
 LACKING = {
     "evaluated_only": {*COLUMNS} - {"quality"},
-    "undiagnosed": {"causes", "peers", "quality", "before-after"},
-    "plain_only": {"excess", "clocks", "causes", "gamma-fit", "nulls", "peers", "quality", "before-after"},
+    "undiagnosed": {"causes", "peers", "quality", "before-after", "training"},
+    "plain_only": {"excess", "clocks", "causes", "gamma-fit", "nulls", "peers", "quality", "before-after", "training"},
 }
 """What each result has no data for."""
 
