@@ -57,3 +57,18 @@ def test_a_mistyped_name_is_recognised(words: list[str], meant: str, tmp_path: A
     assert result.exit_code in (2, 3)
     assert f"'{meant}'" in result.output or f"Possible options: {meant}" in result.output
     assert not any(tmp_path.iterdir())
+
+
+def test_doctor_prints_the_line_that_mends(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    monkeypatch.setattr(metadata, "packages_distributions", dict)
+    text = slowflow("doctor").stdout
+    for extra in ("cpu", "demo", "diffusers"):
+        assert f"pip install 'slowflow[{extra}]'" in text
+    both = {"faiss": ["faiss-cpu", "faiss-gpu"]}
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: both)
+    monkeypatch.setattr(metadata, "version", lambda name: "1")
+    result = slowflow("doctor")
+    assert result.exit_code == 1
+    assert "pip uninstall -y faiss-cpu faiss-gpu; pip install faiss-cpu" in result.stdout
