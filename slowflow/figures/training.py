@@ -49,6 +49,7 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
     }
     lengths = {str(arm): g["step"].max() for arm, g in table.groupby("arm", sort=False)}
     for panel, (part, group) in zip(axes, table.groupby("part", sort=False), strict=True):
+        held = part == "held out"
         for arm, curve in group.groupby("arm", sort=False):
             role = str(curve["role"].iloc[0])
             longest = max(lengths[str(a)] for a in table[table["role"] == role]["arm"])
@@ -56,16 +57,15 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
             panel.fill_between(
                 curve["step"], curve["low"], curve["high"], color=colours[str(arm)], alpha=0.15, linewidth=0
             )
-            marks = {"marker": "o", "markersize": 5} if part == "held out" else {}
             panel.plot(
                 curve["step"],
                 curve["loss"],
                 color=colours[str(arm)],
                 linestyle=style,
                 label=curve["title"].iloc[0],
-                **marks,
+                marker="o" if held else None,
+                markersize=5,
             )
-        held = part == "held out"
         head(panel, str(part), "plain loss of the averaged weights" if held else "on the remedy's own inputs")
         panel.set(xlabel="step", ylabel="loss")
         panel.set_xlim(left=0)

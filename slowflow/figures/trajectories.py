@@ -41,13 +41,14 @@ def data(result: RunResult) -> pd.DataFrame:
     shape = image_states(found)
     states, t = found.array("kept")[:SAMPLES].astype(np.float64), found.array("t")
     columns = np.unique(np.linspace(0, len(t) - 1, TIMES).round().astype(int))
-    strips = {"state": states, "data_hat": _predicted(found, states, t), REFERENCE: _nearest(found, len(states))}
-    m = found.array("m", reference=REFERENCE) if strips[REFERENCE] is not None else None
+    known = {"state": states, "data_hat": _predicted(found, states, t), REFERENCE: _nearest(found, len(states))}
+    strips = {row: values for row, values in known.items() if values is not None}
+    m = found.array("m", reference=REFERENCE) if REFERENCE in strips else None
     rows = []
     for sample in range(len(states)):
         label = int(found.array("labels")[sample])
         for row, values in strips.items():
-            for k in columns if values is not None else []:
+            for k in columns:
                 picture = quantise(torch.from_numpy(values[sample, k].reshape(1, *shape)))[0]
                 at = float(m[sample, k]) if row == REFERENCE and m is not None else float("nan")
                 rows.append((sample, label, row, float(t[k]), at, picture))

@@ -42,8 +42,9 @@ def _measured(result: RunResult) -> bool:
 
 def _sampler(*names: str) -> Callable[[RunResult], bool]:
     def used(result: RunResult) -> bool:
-        runs = [*result.measurements.values(), *result.evaluations.values()]
-        return any(str((run.config.get("probe") or run.config["sampling"])["sampler"]) in names for run in runs)
+        asked = [run.config.get("probe", {}) for run in result.measurements.values()]
+        asked += [run.config.get("sampling", {}) for run in result.evaluations.values()]
+        return any(one.get("sampler") in names for one in asked)
 
     return used
 
