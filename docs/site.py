@@ -7,6 +7,7 @@ themselves, so there is no script and no font to bundle.
 from __future__ import annotations
 
 import html
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
+LEAVING = re.compile(r"(?<!!)\[([^\]]*)\]\((\.\./[^)#\s]+)(#[^)]*)?\)")
+"""A link whose target starts above its page."""
 FINDINGS = ("bundled-models.md", "LOG.md")
 """Pages of reports/ that stand in the site too."""
 OUTSIDE = "mnist-sit.html"
@@ -58,8 +61,19 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links that leave docs/ in the repository stay inside the site."""
-    return re.sub(r"\]\((?:\.\./)+reports/", f"]({'../' * page.file.src_uri.count('/')}reports/", markdown)
+    """Links that leave docs/ stay inside the site where their page is in it; else the file is named instead of linked."""
+    here = (Path("docs") / page.file.src_uri).parent
+    inside = {f"reports/{name}" for name in (*FINDINGS, OUTSIDE)}
+
+    def mended(found: re.Match[str]) -> str:
+        target = os.path.normpath(here / found[2])
+        if target.startswith("docs/") or page.file.src_uri.startswith("reports/"):
+            return found[0]
+        if target in inside:
+            return f"[{found[1]}]({'../' * page.file.src_uri.count('/')}{target}{found[3] or ''})"
+        return f"{found[1]} (`{target}` in the repository)"
+
+    return LEAVING.sub(mended, markdown)
 
 
 def on_page_content(content: str, **_: Any) -> str:
