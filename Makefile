@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= slowflow-demo
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-full check fmt bench bench-gpu simulate clean
+.PHONY: demo test test-full check fmt docs bench bench-gpu simulate clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,14 @@ fmt: $(VENV)/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# `docs` builds the site into site/ and stops at any warning; nothing is loaded from outside while it builds.
+$(VENV)/ready-docs: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
+docs: $(VENV)/ready-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 bench: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py
 
@@ -42,4 +50,4 @@ simulate: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/simulate.py
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) site

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Any
 
 import typer
@@ -91,7 +92,9 @@ def ls(
     """List what is registered, one line each."""
     out = s.Output(json, quiet=True)
     if what not in WHAT:
-        raise InputError(f"nothing is listed under '{what}' (known: {', '.join(WHAT)})")
+        close = difflib.get_close_matches(what, WHAT, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        raise InputError(f"nothing is listed under '{what}'{hint} (known: {', '.join(WHAT)})")
     rows = _listing(what)
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:

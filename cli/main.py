@@ -19,13 +19,15 @@ from slowflow_cli import (
     training,
     whole,
 )
+from slowflow_cli.helping import Verb, Verbs
 
-EPILOG = (
-    "Examples:  slowflow demo  |  slowflow check ckpt.pt --data images/  |  "
-    "slowflow measure ckpt.pt --data images/ --out runs/a  |  slowflow report runs/a --out a.html"
-)
+EPILOG = """slowflow demo
+slowflow check ckpt.pt --data images/
+slowflow measure ckpt.pt --data images/ --out runs/a
+slowflow report runs/a --out a.html"""
 app = typer.Typer(
     name="slowflow",
+    cls=Verbs,
     help="Measure and correct exposure bias (Slow Flow) in diffusion and flow-matching image models.",
     epilog=EPILOG,
     no_args_is_help=True,
@@ -43,7 +45,7 @@ GROUPS = {
 }
 for _panel, _verbs in GROUPS.items():
     for _function in _verbs:
-        app.command(rich_help_panel=_panel)(shared.verb(ranks.spread(_function)))
+        app.command(cls=Verb, rich_help_panel=_panel)(shared.verb(ranks.spread(_function)))
 
 
 def _version(value: bool) -> None:

@@ -230,7 +230,7 @@ class _Pilot:
 
 
 def suggest(
-    run: Annotated[Path, typer.Argument(help="A measurement, or the folder of a whole run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A measurement, or the folder of a whole run.")],
     method: Annotated[
         str, typer.Option(help="auto, band, excess, or pilot: short post-trainings within --budget network calls.")
     ] = "auto",
@@ -281,7 +281,7 @@ def suggest(
 
 
 def diagnose(
-    run: Annotated[Path, typer.Argument(help="A measurement, or the folder of a whole run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A measurement, or the folder of a whole run.")],
     out: Annotated[
         Path | None, typer.Option("--out", help="Run folder; default: diagnosis inside the measurement.")
     ] = None,

@@ -99,7 +99,10 @@ Guide = Annotated[
     str | None, typer.Option("--guide", help="A weaker model of the same family to push away from (autoguidance).")
 ]
 Model = Annotated[
-    str, typer.Argument(help="A bundled model (slowflow ls models) or a checkpoint path; - with a factory.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A bundled model (slowflow ls models) or a checkpoint path; - with a factory."
+    ),
 ]
 Data = Annotated[
     str, typer.Option("--data", help="mnist5k, digits, fashion-mnist, a folder of images, .npz or .safetensors.")

@@ -10,7 +10,12 @@ from slowflow_cli import shared as s
 
 
 def plot(
-    run: Annotated[list[Path], typer.Argument(help="A measurement, an evaluation, a whole run, or several of them.")],
+    run: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN", help="A measurement, an evaluation, a training, a whole run, or several of them."
+        ),
+    ],
     figure: Annotated[str, typer.Option("--figure", help="fan, excess, ... (slowflow ls figures).")],
     out: Annotated[
         Path, typer.Option("--out", help="FILE.png, .svg or .pdf; the data come beside it as FILE.png.csv.")
@@ -34,17 +39,20 @@ def plot(
 
 
 def report(
-    run: Annotated[list[Path], typer.Argument(help="A whole run, or measurements and evaluations.")],
-    out: Annotated[Path, typer.Option("--out", help="FILE.html")],
+    run: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN", help="A whole run, or measurements, evaluations, trainings, diagnoses."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="FILE.html, or FILE.md for a pull request.")],
+    format: Annotated[str, typer.Option("--format", help="html, md, or auto: what the file's ending says.")] = "auto",
     json: s.Json = False,
     debug: s.Debug = False,
 ) -> None:
-    """One self-contained page that opens offline."""
+    """One self-contained page that opens offline, or Markdown for a pull request."""
     output = s.Output(json, quiet=True)
-    from slowflow.io import atomic
-    from slowflow.reporting.render import render
+    from slowflow.reporting.page import write_page
     from slowflow.results import RunResult
 
-    atomic.write_text(out, render(RunResult.load(*run)))
+    write_page(RunResult.load(*run), out, format)
     output.say(f"report: {out}")
     output.answer({"file": str(out)})

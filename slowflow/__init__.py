@@ -29,6 +29,7 @@ _EXPORTS = {
     "load": "slowflow.api",
     "measure": "slowflow.api",
     "open_data": "slowflow.data.open",
+    "plot": "slowflow.api",
     "post_train": "slowflow.api",
     "protocol": "slowflow.protocols",
     "remedy": "slowflow.api",

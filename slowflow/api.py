@@ -1,6 +1,7 @@
 """The Python surface: the verbs of the command line as functions.
 
 import slowflow
+
 model = slowflow.load("mnist-sit")
 before = slowflow.measure(model, "mnist5k", slowflow.Probe(samples=500, steps=50), out="runs/before")
 print(before.summary(), before.suggest())
@@ -11,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from slowflow.data.images import ImageSet
 from slowflow.data.open import open_data
@@ -23,9 +26,9 @@ from slowflow.evaluating.sampling import SampleConfig
 from slowflow.evaluating.sampling import sample as _sample
 from slowflow.families.base import OpenOptions
 from slowflow.families.open import identity, open_model
+from slowflow.figures.base import FIGURES, Figure, rendered, write
 from slowflow.fitting import findings
 from slowflow.flow.model import FlowModel
-from slowflow.io import atomic
 from slowflow.measuring.engine import measure as _measure
 from slowflow.measuring.measurement import Measurement
 from slowflow.measuring.training_law import remedy as _training_remedy
@@ -34,7 +37,7 @@ from slowflow.remedies import TrainingRemedy
 from slowflow.remedies import sampling as sampling_remedies
 from slowflow.remedies.sampling.base import Fit, SamplingRemedy
 from slowflow.remedies.sampling.presets import preset as _preset
-from slowflow.reporting.render import render
+from slowflow.reporting.page import write_page
 from slowflow.results import RunResult
 from slowflow.train.loop import TrainConfig
 from slowflow.train.post import post_train as _post_train
@@ -42,6 +45,7 @@ from slowflow.train.post import post_train as _post_train
 Data = str | Path | ImageSet
 Model = FlowModel | str | Path
 Remedy = SamplingRemedy | Fit | str | None
+Run = str | Path | Measurement | Evaluation
 
 
 def _opened(model: Model) -> FlowModel:
@@ -289,8 +293,50 @@ def evaluate(
     )
 
 
-def report(runs: Sequence[str | Path | Measurement | Evaluation], *, out: str | Path) -> Path:
-    """One self-contained HTML page from finished runs; returns its path."""
-    paths = [run if isinstance(run, str | Path) else run.path for run in runs]
-    atomic.write_text(out, render(RunResult.load(*paths)))
-    return Path(out)
+class Drawing:
+    """One figure of finished runs. A notebook shows it; `table` holds every number in it."""
+
+    def __init__(self, figure: Figure, table: pd.DataFrame) -> None:
+        self.table = table
+        self.alt: str = figure.alt(table)
+        self.caption = figure.caption
+        self._figure = figure
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as .png, .svg or .pdf, with its table as CSV beside it."""
+        return write(self._figure, self.table, path)
+
+    def _repr_png_(self) -> bytes:
+        return rendered(self._figure, self.table, "png")
+
+    def __repr__(self) -> str:
+        return self.alt
+
+
+def plot(runs: Run | Sequence[Run], figure: str) -> Drawing:
+    """One figure of a finished run, or of several together.
+
+    Args:
+        runs: measurements, evaluations, post-trainings, whole runs, or their folders.
+        figure: a name of `slowflow ls figures`.
+
+    Raises:
+        InputError: no such figure, or the runs lack what it shows.
+    """
+    chosen = FIGURES.get(figure)
+    listed = [runs] if isinstance(runs, str | Path | Measurement | Evaluation) else runs
+    return Drawing(chosen, chosen.data(RunResult.load(*map(_path, listed))))
+
+
+def _path(run: Run) -> str | Path:
+    return run if isinstance(run, str | Path) else run.path
+
+
+def report(runs: Sequence[Run], *, out: str | Path) -> Path:
+    """One page from finished runs; returns its path.
+
+    Args:
+        runs: measurements, evaluations, diagnoses, calibrations, a whole run, or their folders.
+        out: `.html` for a page that holds everything and opens offline, `.md` for Markdown without pictures.
+    """
+    return write_page(RunResult.load(*map(_path, runs)), out)

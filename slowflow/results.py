@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -22,6 +23,7 @@ from slowflow.measuring.straight import straightened
 from slowflow.records import Estimate, GammaFit
 from slowflow.sweep.folder import StudyResult, is_study
 
+TRAININGS = ("posttrain", "pretrain")
 BESIDE = ("diagnose", "calibrate")
 """Kinds of runs that stand beside measurements and are no arms themselves."""
 
@@ -56,6 +58,7 @@ class RunResult:
         check: the losses of the time-direction check.
         calibrations: of the instrument on data like these.
         study: many arms under one protocol; then nothing else is there.
+        trainings: by arm name, `loss` and `validation` as lists of (step, value).
     """
 
     path: Path
@@ -66,6 +69,7 @@ class RunResult:
     diagnoses: dict[str, Diagnosis] = field(default_factory=dict)
     calibrations: list[Calibration] = field(default_factory=list)
     study: StudyResult | None = None
+    trainings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, *paths: str | Path) -> RunResult:
@@ -158,11 +162,14 @@ def _gathered(first: Path, kinds: dict[Path, str]) -> RunResult:
     """Measurements and evaluations, an arm a folder."""
     found = RunResult(first, [], {}, {})
     for path, kind in kinds.items():
-        if kind not in ("measure", "evaluate"):
+        if kind not in ("measure", "evaluate", *TRAININGS):
             raise InputError(
-                f"{path} holds a '{kind}' run; measurements, evaluations, diagnoses, calibrations or one whole run can "
-                "be shown"
+                f"{path} holds a '{kind}' run; measurements, evaluations, trainings, diagnoses, calibrations or one "
+                "whole run can be shown"
             )
+        if kind in TRAININGS:
+            _add_training(found, path)
+            continue
         name = _free_name(path.resolve(), read_manifest(path), found.measurements, found.evaluations)
         if name not in [arm.name for arm in found.arms]:
             found.arms.append(Arm(name, name, "other" if found.arms else "base"))
@@ -173,6 +180,18 @@ def _gathered(first: Path, kinds: dict[Path, str]) -> RunResult:
             found.evaluations[name] = Evaluation.load(path)
     _refuse_unlike(list(found.evaluations.values()))
     return found
+
+
+def _add_training(found: RunResult, path: Path) -> None:
+    """The losses of a training, an arm of its own; two folders of one name carry their parents'."""
+    path = path.resolve()
+    history, remedy = losses(path), str(read_manifest(path)["config"].get("remedy", {}).get("remedy", "other"))
+    name = path.name
+    while name in [arm.name for arm in found.arms]:
+        path = path.parent
+        name = f"{path.name or '.'}/{name}"
+    found.arms.append(Arm(name, name, remedy if remedy in ("plain", "mixflow") else "other"))
+    found.trainings[name] = history
 
 
 def _inside(name: str, path: Path) -> dict[str, Diagnosis]:
@@ -235,7 +254,14 @@ def collect(path: Path, result: dict[str, Any]) -> RunResult:
     measurements = {arm.name: Measurement.load(path / f"measure-{arm.name}") for arm in arms}
     evaluations = {arm.name: Evaluation.load(path / f"evaluate-{arm.name}") for arm in arms}
     diagnoses = {k: v for arm in arms for k, v in _inside(arm.name, path / f"measure-{arm.name}").items()}
-    return RunResult(path, arms, measurements, evaluations, result["check"], diagnoses)
+    folders = {arm.name: path / f"posttrain-{arm.name}" for arm in arms}
+    trained = {name: losses(folder) for name, folder in folders.items() if (folder / "history.json").exists()}
+    return RunResult(path, arms, measurements, evaluations, result["check"], diagnoses, trainings=trained)
+
+
+def losses(folder: Path) -> dict[str, Any]:
+    """`loss` and `validation` of a finished training, each a list of (step, value)."""
+    return dict(json.loads((folder / "history.json").read_text(encoding="utf-8")))
 
 
 def lag_change(before: Measurement, after: Measurement) -> Estimate:

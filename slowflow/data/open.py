@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,9 @@ def open_data(spec: str | Path | ImageSet, *, classes: int | None = None) -> Ima
 
 def _open_path(path: Path) -> ImageSet:
     if not path.exists():
-        raise DataError(f"no data set '{path}': neither a known name ({', '.join(SETS.names())}) nor a path")
+        close = difflib.get_close_matches(str(path), SETS.names(), n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        raise DataError(f"no data set '{path}': neither a known name ({', '.join(SETS.names())}) nor a path{hint}")
     if path.is_dir():
         moments = moments_folder(path)
         if moments is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import math
 from dataclasses import dataclass
@@ -49,7 +50,9 @@ def open_model(spec: str | Path, family: str = DEFAULT, options: OpenOptions | N
     except CheckpointError as error:
         if path is None or not path.exists():
             known = ", ".join(c.name for c in cards("model"))
-            raise CheckpointError(f"no model '{spec}': neither a bundled name ({known}) nor a path") from error
+            close = difflib.get_close_matches(str(spec), known.split(", "), n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise CheckpointError(f"no model '{spec}': neither a bundled name ({known}) nor a path{hint}") from error
         others = _families_that_fit(path, family)
         hint = f"; it would fit --family {' or '.join(others)}" if others else ""
         raise CheckpointError(f"{error}{hint}") from error

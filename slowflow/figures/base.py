@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from slowflow.errors import InputError
 from slowflow.figures.style import STYLE
@@ -87,7 +88,9 @@ def canvas(figure: Figure, table: pd.DataFrame) -> Canvas:
     """Draw a figure's table on a fresh canvas (no global state, no window)."""
     with matplotlib.rc_context(STYLE):
         panels = figure.panels(table)
-        paper = Canvas(figsize=panels.inches, layout="constrained")
+        # rows need air between them: a heading must not read as the label of the axis above it
+        layout = ConstrainedLayoutEngine(h_pad=0.11 if panels.rows > 1 else 0.04)
+        paper = Canvas(figsize=panels.inches, layout=layout)
         grid = paper.add_gridspec(panels.rows, panels.across, height_ratios=panels.heights or None)
         places = [divmod(k, panels.across) for k in range(panels.count)]
         cells = [grid[row, column] for row, column in places]
@@ -110,12 +113,16 @@ def rendered(figure: Figure, table: pd.DataFrame, suffix: str) -> bytes:
 
 
 def save(figure: Figure, result: RunResult, path: str | Path) -> Path:
-    """Write the figure, and its table as CSV beside it; the suffix of `path` decides the format.
+    """Write the figure of a result, and its table as CSV beside it; the suffix of `path` decides the format."""
+    return write(figure, figure.data(result), path)
+
+
+def write(figure: Figure, table: pd.DataFrame, path: str | Path) -> Path:
+    """Write the figure of a table, and the table as CSV beside it.
 
     Text that a spreadsheet would take for a formula gets an apostrophe in front.
     """
     path = Path(path)
-    table = figure.data(result)
     atomic.write_bytes(path, rendered(figure, table, path.suffix.lstrip(".").lower()))
     columns = [c for c in table.columns if table[c].map(np.isscalar).all()]
     safe = table[columns].map(lambda cell: f"'{cell}" if str(cell)[:1] in "=+@" and isinstance(cell, str) else cell)

@@ -81,6 +81,7 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
         if isinstance(tick, Text) and tick.get_text() in set(table["group"]):
             tick.set_fontweight("bold")
     panel.tick_params(axis="y", length=0)
+    panel.locator_params(axis="x", nbins=6)  # long labels with signs run into each other
     panel.grid(axis="y", visible=False)
     panel.set(ylim=(len(labels) - 0.3, -0.7), xlabel="gamma, the width of [(1 − γ) t, t]; below zero: fast")
 

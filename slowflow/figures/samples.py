@@ -15,6 +15,7 @@ from slowflow.errors import InputError
 from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.flow.generate import quantise
 from slowflow.io import atomic
+from slowflow.measuring.measurement import Measurement
 from slowflow.results import RunResult
 
 ROWS, COLUMNS = 10, 10
@@ -41,6 +42,18 @@ def save_sheet(images: np.ndarray, path: Path) -> None:
     atomic.write_bytes(path, buffer.getvalue())
 
 
+def image_states(found: Measurement) -> tuple[int, ...]:
+    """The shape [c, h, w] of states that can be drawn as they are.
+
+    Raises:
+        InputError: they are latents.
+    """
+    shape = tuple(int(size) for size in found.facts["shape"])
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise InputError(f"states of shape {shape} are not images and cannot be drawn without a codec")
+    return shape
+
+
 def data(result: RunResult) -> pd.DataFrame:
     """arm, title, steps, sheet (an image array): the first samples of every arm."""
     rows = []
@@ -48,9 +61,7 @@ def data(result: RunResult) -> pd.DataFrame:
         if arm.name not in result.measurements:
             continue
         found = result.measurements[arm.name]
-        shape = tuple(found.facts["shape"])
-        if shape[0] not in (1, 3):
-            raise InputError(f"states of shape {shape} are not images and cannot be drawn without a codec")
+        shape = image_states(found)
         states = torch.from_numpy(found.array("final")[: ROWS * COLUMNS]).view(-1, *shape)
         rows.append(
             {"arm": arm.name, "title": arm.title, "steps": found.steps[0], "sheet": tile(quantise(states), COLUMNS)}

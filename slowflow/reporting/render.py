@@ -14,46 +14,26 @@ from slowflow.evaluating.evaluation import HIGHER_IS_BETTER, Evaluation
 from slowflow.figures import FIGURES
 from slowflow.figures.base import rendered
 from slowflow.figures.gamma import place
+from slowflow.measuring.causes.diagnosis import Diagnosis
+from slowflow.measuring.measurement import Measurement
 from slowflow.records import Estimate
 from slowflow.reporting import text
+from slowflow.reporting.citations import citations
 from slowflow.reporting.reading import passages
 from slowflow.results import Arm, RunResult
 
 LAG = ("fan", "excess", "clocks", "causes", "gamma-fit", "nulls")
 GAMMA = ("gamma",)
 TRAINED = ("quality", "samples", "before-after")
-DEPTH = ("slack", "peers")
+DEPTH = ("trajectories", "slack", "training", "peers")
 """Figures by the part of the page they stand in, each in reading order."""
-RASTER = ("samples",)
+RASTER = ("samples", "trajectories")
 FAMILIES = {
     "raw": "raw fan, no null taken off",
     "excess": "excess of the main reference",
     "signal": "excess by the signal clock",
     "noise": "excess by the noise clock",
 }
-CITATIONS = (
-    (
-        "MixFlow and the slowed timestep",
-        "@inproceedings{mixflow, title={MixFlow Training: Alleviating Exposure Bias with Slowed Interpolation Mixture}, "
-        "author={Li, Hui and Lyu, Jiayue and Wang, Fu-Yun and Cheng, Kaihui and Zhu, Siyu and Wang, Jingdong}, "
-        "booktitle={CVPR}, year={2026}, note={arXiv:2512.19311}}",
-    ),
-    (
-        "SiT",
-        "@inproceedings{sit, title={SiT: Exploring Flow and Diffusion-based Generative Models with Scalable Interpolant "
-        "Transformers}, author={Ma, Nanye and others}, booktitle={ECCV}, year={2024}, note={arXiv:2401.08740}}",
-    ),
-    (
-        "Frechet distance",
-        "@inproceedings{fid, title={GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium}, "
-        "author={Heusel, Martin and others}, booktitle={NeurIPS}, year={2017}, note={arXiv:1706.08500}}",
-    ),
-    (
-        "Density and coverage",
-        "@inproceedings{prdc, title={Reliable Fidelity and Diversity Metrics for Generative Models}, "
-        "author={Naeem, Muhammad Ferjad and others}, booktitle={ICML}, year={2020}, note={arXiv:2002.09797}}",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -194,6 +174,20 @@ def comparison_rows(result: RunResult) -> list[dict[str, Any]]:
     return rows
 
 
+def subject(result: RunResult) -> Measurement | Evaluation | Diagnosis:
+    """The result that names the model and the data of the page.
+
+    Raises:
+        InputError: nothing here speaks of a model.
+    """
+    if result.measurements:
+        return result.measured
+    found = next(iter(result.evaluations.values()), None) or result.diagnosis
+    if found is None:
+        raise InputError(f"{result.path} says nothing about a model; give a measurement beside it")
+    return found
+
+
 def render(result: RunResult) -> str:
     """The page as HTML text; everything from outside is escaped."""
     folder = resources.files("slowflow.reporting")
@@ -202,9 +196,7 @@ def render(result: RunResult) -> str:
     drawn = {picture.name: picture for picture in pictures(result)}
     measured = result.measured if result.measurements else None
     evaluated = next(iter(result.evaluations.values()), None)
-    shown = measured or evaluated or result.diagnosis
-    if shown is None:
-        raise InputError(f"{result.path} says nothing about a model; give a measurement beside it")
+    shown = subject(result)
     return template.render(
         css=(folder / "page.css").read_text(encoding="utf-8"),
         version=metadata.version("slowflow"),
@@ -225,7 +217,7 @@ def render(result: RunResult) -> str:
         causes=cause_rows(result),
         diagnosis=more_causes(result),
         fit=result.fit if measured else None,
-        called_for=bool(measured) and text.calls_for_training(result),
+        width_sentence=text.width_sentence(result) if measured else "",
         warnings=[text.typeset(line) for line in result.fit.warnings] if measured else [],
         memorisation=evaluated.facts["memorisation"] if evaluated else {},
         measured=readable(measured.protocol()) if measured else None,
@@ -233,5 +225,5 @@ def render(result: RunResult) -> str:
         evaluated=evaluated.protocol(text.main_steps(result)) if evaluated else None,
         evaluation=readable(evaluated.protocol(text.main_steps(result))) if evaluated else None,
         check=result.check,
-        citations=CITATIONS,
+        citations=[(one.name, one.bibtex) for one in citations(result)],
     )

@@ -252,3 +252,15 @@ def advice(result: RunResult) -> str:
     if "worse" in everywhere and "better" not in everywhere:
         return "Prefer plain training of the same length: MixFlow is further from the real images at some steps, nearer at none."
     return "There is no reason to prefer the MixFlow model over plain training on this evidence."
+
+
+def width_sentence(result: RunResult) -> str:
+    """What the sentence that names gamma begins with: worth trying, not called for, or tried already."""
+    if evaluated_pairs(result):
+        return "What a correction did here is said at the top. The width that was suggested is"
+    if calls_for_training(result):
+        return "A correction is worth trying, with"
+    return (
+        "The evidence here does not call for a correction by post-training. Whoever wants the paper's recipe all the same "
+        "would use"
+    )

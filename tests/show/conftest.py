@@ -75,7 +75,15 @@ def result(
     found = measured["base"].diagnose(tiny_model(0.85, name="tiny waves"), images, steps=(8, 16, 24), samples=60)
     found = caused(found, steps=0.12, local=0.05, accumulation=0.03)
     check = {"declared": 0.5, "flipped": 1.5, "zero": 2.0}
-    return RunResult(folder, [arm for arm, _ in ARMS], measured, evaluated, check, {"base": found})
+    trainings = {arm.name: history(arm.steps) for arm, _ in ARMS if arm.steps}
+    arms = [arm for arm, _ in ARMS]
+    return RunResult(folder, arms, measured, evaluated, check, {"base": found}, trainings=trainings)
+
+
+def history(steps: int) -> dict[str, Any]:
+    """Losses that fall as 1/step."""
+    losses = [[step, 1.0 / step] for step in range(1, steps + 1)]
+    return {"loss": losses, "validation": [[steps // 2, 0.4], [steps, 0.3]]}
 
 
 @pytest.fixture(scope="session")

@@ -55,17 +55,36 @@ COLUMNS = {
         *("arm", "metric", "length", "budget", "value", "low", "high", "n", "gamma", "seed", "seeds", "features"),
     ],
     "study-lag": ["arm", "group", "gamma", "panel", "what", "seeds", "value", "low", "high"],
+    "training": ["arm", "title", "role", "part", "step", "loss", "low", "high"],
+    "trajectories": ["sample", "label", "row", "t", "m", "image"],
 }
 COLUMNS["study-length"] = COLUMNS["study-calls"]
 STUDIES = {name for name in COLUMNS if name.startswith("study-")}
-GAPS = {"nulls": ["x"], "causes": ["low", "high"], "samples": ["sheet"], **{name: ["gamma"] for name in STUDIES}}
+GAPS = {
+    "nulls": ["x"],
+    "causes": ["low", "high"],
+    "samples": ["sheet"],
+    "trajectories": ["m", "image"],
+    **{name: ["gamma"] for name in STUDIES},
+}
 """Columns that a part of the table has no number for: sizes have no x, what is extrapolated no interval, some arms no gamma."""
 READINGS = ("own", "paired", "nearest", "fresh", "level", "signal clock", "noise clock")
 MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "svg": b"<?xml", "pdf": b"%PDF-"}
 LACKING = {
     "evaluated_only": {*COLUMNS} - {"quality"},
-    "undiagnosed": {"causes", "peers", "quality", "before-after", *STUDIES},
-    "plain_only": {"excess", "clocks", "causes", "gamma-fit", "nulls", "peers", "quality", "before-after", *STUDIES},
+    "undiagnosed": {"causes", "peers", "quality", "before-after", "training", *STUDIES},
+    "plain_only": {
+        "excess",
+        "clocks",
+        "causes",
+        "gamma-fit",
+        "nulls",
+        "peers",
+        "quality",
+        "before-after",
+        "training",
+        *STUDIES,
+    },
 }
 """What each result has no data for."""
 

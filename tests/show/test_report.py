@@ -122,7 +122,8 @@ def test_the_page_reads_from_the_verdict_to_the_depth(page: str) -> None:
     """The verdict, what is real, the lag from the fan to its zero, gamma, post-training, depth."""
     places = [attributes["id"] for tag, attributes in Page(page).tags if tag == "section"]
     lag = ["real", "fan", "excess", "clocks", "causes", "gamma-fit", "nulls", "gamma", "next"]
-    assert places == [*lag, "quality", "samples", "before-after", "comparison", "quality-table", "slack", "depth"]
+    depth = ["trajectories", "slack", "training", "depth"]
+    assert places == [*lag, "quality", "samples", "before-after", "comparison", "quality-table", *depth]
     words = Page(page).text
     assert words.index("Generated states") < words.index("What is real, what is artefact")
 

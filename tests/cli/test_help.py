@@ -1,0 +1,74 @@
+"""Help: verbs under the headings of their jobs, examples that parse, and a hint where a name is mistyped."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pytest
+from slowflow_cli.examples import EXAMPLES
+from slowflow_cli.main import GROUPS, app
+from typer.testing import CliRunner
+
+
+def slowflow(*words: str) -> Any:
+    return CliRunner().invoke(app, list(words))
+
+
+def test_verbs_stand_under_the_headings_of_their_jobs() -> None:
+    text = slowflow("--help").stdout
+    places = [text.index(f"\n{title}:\n") for title in GROUPS]
+    assert places == sorted(places)
+    for title, place, end in zip(GROUPS, places, [*places[1:], text.index("\nExamples:")], strict=True):
+        for function in GROUPS[title]:
+            assert f"\n  {function.__name__} " in text[place:end]
+    assert "..." not in text[places[0] : places[-1]]  # a sentence that is cut off helps nobody
+
+
+def test_every_verb_has_examples_and_every_example_a_verb() -> None:
+    verbs = {function.__name__ for functions in GROUPS.values() for function in functions}
+    assert EXAMPLES.keys() <= verbs
+    assert verbs - EXAMPLES.keys() == set()
+
+
+@pytest.mark.parametrize("verb", list(EXAMPLES))
+def test_examples_can_be_pasted(verb: str) -> None:
+    text = slowflow(verb, "--help").stdout
+    shown = text.split("\nExamples:\n")[1].replace("\\\n", " ").strip().splitlines()
+    assert [shlex.split(line) for line in shown] == [shlex.split(line) for line in EXAMPLES[verb]]
+    for line in EXAMPLES[verb]:
+        for word in shlex.split(line)[2:]:
+            assert not word.startswith("--") or word in text, f"no {word} in {line}"
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["mesure"], "measure"),
+        (["ls", "figurs"], "figures"),
+        (["measure", "digits-sit", "--data", "digts", "--out", "x"], "digits"),
+        (["measure", "digits-sti", "--data", "digits", "--out", "x"], "digits-sit"),
+        (["measure", "digits-sit", "--data", "digits", "--out", "x", "--refrence", "own"], "--reference"),
+    ],
+)
+def test_a_mistyped_name_is_recognised(words: list[str], meant: str, tmp_path: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = slowflow(*words)
+    assert result.exit_code in (2, 3)
+    assert f"'{meant}'" in result.output or f"Possible options: {meant}" in result.output
+    assert not any(tmp_path.iterdir())
+
+
+def test_doctor_prints_the_line_that_mends(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    monkeypatch.setattr(metadata, "packages_distributions", dict)
+    text = slowflow("doctor").stdout
+    for extra in ("cpu", "demo", "diffusers"):
+        assert f"pip install 'slowflow[{extra}]'" in text
+    both = {"faiss": ["faiss-cpu", "faiss-gpu"]}
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: both)
+    monkeypatch.setattr(metadata, "version", lambda name: "1")
+    result = slowflow("doctor")
+    assert result.exit_code == 1
+    assert "pip uninstall -y faiss-cpu faiss-gpu; pip install faiss-cpu" in result.stdout
