@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from slowflow_cli import calibrating, encoding, exporting, look, making, measuring, shared, showing, training, whole
+from slowflow_cli import (
+    calibrating,
+    encoding,
+    exporting,
+    look,
+    making,
+    measuring,
+    shared,
+    showing,
+    training,
+    watching,
+    whole,
+)
 
 EPILOG = (
     "Examples:  slowflow demo  |  slowflow check ckpt.pt --data images/  |  "
@@ -25,7 +37,7 @@ GROUPS = {
     "Measure": (measuring.measure, measuring.suggest, measuring.diagnose, calibrating.calibrate),
     "Correct": (training.posttrain, training.pretrain, exporting.export),
     "Make and judge": (making.sample, making.evaluate, encoding.encode),
-    "Show": (showing.plot, showing.report),
+    "Show": (showing.plot, showing.report, watching.status),
 }
 for _panel, _verbs in GROUPS.items():
     for _function in _verbs:

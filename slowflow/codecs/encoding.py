@@ -90,7 +90,7 @@ def encode_folder(
     run = RunFolder(out, "encode", {"images": _listing(folder, files), "codec": codec.facts(), "encode": config})
     if run.finished:
         return dict(run.manifest["result"])
-    (run.path / "shards").mkdir(exist_ok=True)
+    progress = run.watched(progress)
     items = len(files) * (2 if config.flips else 1)
     shards = []
     for first in range(0, items, config.shard):
@@ -99,8 +99,7 @@ def encode_folder(
         if not (run.path / name).exists():
             _write_shard(run.path / name, files, ids, codec, config, shape)
         shards.append(name)
-        if progress is not None:
-            progress(ids[-1] + 1, items, "encoding")
+        progress(ids[-1] + 1, items, "encoding")
     result = {
         "count": items,
         "shape": list(shape),

@@ -98,6 +98,7 @@ def evaluate(
     folder = RunFolder(out, "evaluate", config)
     if folder.finished:
         return Evaluation.load(folder.path)
+    progress = folder.watched(progress)
     real = _balanced(held, sampling.samples, max(data.classes, 1))
     ids = np.arange(sampling.samples)
     labels = labels_of(ids, model.classes)

@@ -98,6 +98,7 @@ def sample(
             raise InputError(f"{file} exists and was made by another command; choose another name")
         return {"file": str(file), "nfe": protocol["nfe"], "protocol": protocol}
     run = RunFolder(file.with_name(file.name + ".parts"), "sample", protocol)
+    progress = run.watched(progress)
     parts = []
     for first in range(0, config.n, config.shard):
         ids = np.arange(first, min(first + config.shard, config.n))

@@ -78,7 +78,7 @@ def final_states(
         state = noise_of(seed, some, model.shape).to(device, state_dtype(device))
         cond = torch.from_numpy(labels_of(some, model.classes)).to(device)
         last = state
-        for _, reached in walk(field, stepper, state, cond, grid, fresh_noise(seed, some, model.shape)):
+        for _, reached in walk(field, stepper, state, cond, grid, fresh_noise(seed, some, model.shape), some):
             last = reached
         parts.append(last.to("cpu", torch.float32))
         if progress is not None:

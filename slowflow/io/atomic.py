@@ -1,7 +1,7 @@
 """Atomic writes: a file under its final name is always complete.
 
-Write aside in the same folder, sync, rename, sync the folder. Every durable operation passes `_durable`, so that a
-test can stop the process after the n-th one and check that the same command finishes the run.
+Write aside in the same folder, sync, rename, sync the folder. `after_durable` is called after each, so that a test can
+stop the process after the n-th one and check that the same command finishes the run.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from slowflow.errors import EnvironmentProblem
+from slowflow.io import space
 
 after_durable: Callable[[Path], None] | None = None
 """Called after each completed write with its path; only crash tests set it."""
@@ -40,7 +41,10 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     except OSError as error:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
-        raise EnvironmentProblem(f"cannot write {path} ({len(content):,} bytes): {error.strerror or error}") from error
+        raise EnvironmentProblem(
+            f"cannot write {path} ({len(content):,} bytes): {error.strerror or error}"
+            f"{space.said(path, len(content), error.errno)}"
+        ) from error
     if after_durable is not None:
         after_durable(path)
 

@@ -85,6 +85,7 @@ def measure(
     folder = RunFolder(out, "measure", config)
     if folder.finished:
         return Measurement.load(folder.path)
+    progress = folder.watched(progress)
     source, bank = Source(model, held, bank_set, probe), Bank.of(bank_set, conditional=model.classes > 0)
     engine = search.backend(probe.backend, model.interpolant, max(map(len, bank.shards.values())))
     model.net.eval()
@@ -99,8 +100,7 @@ def measure(
         elif not file.exists():
             _write_shard(file, source, source.make(kind, ids, steps, start), start, bank, engine)
         done += len(ids)
-        if progress is not None:
-            progress(done, total, f"{kind} states, {steps} steps")
+        progress(done, total, f"{kind} states, {steps} steps")
     if "level" in probe.names:
         warnings += screening.level_warning(bank, model.interpolant, source.times(probe.grids[0])[1:])
     facts = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,9 @@ from slowflow.data.images import ImageSet
 from slowflow.errors import InputError, NonFiniteError
 from slowflow.flow.model import FlowModel, conditions
 from slowflow.flow.weighting import loss_weight
+from slowflow.io import stopping
 from slowflow.remedies.base import TrainingRemedy
+from slowflow.train.fitting import in_pieces
 from slowflow.train.state import TrainState
 
 Progress = Callable[[int, int, str], None]
@@ -149,10 +152,10 @@ def step_loss(model: FlowModel, remedy: TrainingRemedy, data: ImageSet, config: 
     return batch_loss(model, step_batch(model, remedy, data, config, step), config.mixed)
 
 
-def _backward(model: FlowModel, batch: Batch, config: TrainConfig) -> float:
+def _backward(model: FlowModel, batch: Batch, config: TrainConfig, size: int) -> float:
     """Add the gradient of the whole batch, one piece after the other; returns the loss, without a gradient if not finite."""
     total = 0.0
-    for part in batch.parts(config.micro_batch):
+    for part in batch.parts(size):
         loss = batch_loss(model, part, config.mixed)
         share = len(part.state) / len(batch.state)
         total += share * loss.item()
@@ -177,6 +180,7 @@ def heldout_loss(model: FlowModel, heldout: ImageSet, seed: int, limit: int = 51
     return float(nn.functional.mse_loss(out, model.target(noise, data, t)))
 
 
+@stopping.deferred()
 def train(
     model: FlowModel,
     data: ImageSet,
@@ -186,6 +190,7 @@ def train(
     *,
     heldout: ImageSet | None = None,
     progress: Progress | None = None,
+    saved: Callable[[TrainState], None] | None = None,
 ) -> TrainState:
     """Train `model.net` in place and return the state; resumes from `state_file` when it exists.
 
@@ -197,8 +202,10 @@ def train(
         state_file: where the resumable state is kept.
         heldout: images for the held-out loss; none when None.
         progress: called with (step, steps, note).
+        saved: called with the state after each time it was saved.
 
     Raises:
+        KeyboardInterrupt: a signal asked to stop; the state of the last step is saved.
         InputError: data of another shape or with more classes than the model.
         NonFiniteError: the loss is not finite; the last good state stays on disk.
     """
@@ -217,7 +224,8 @@ def train(
         for group in state.optimizer.param_groups:
             group["lr"] = config.learning_rate(state.step)
         state.optimizer.zero_grad(set_to_none=True)
-        loss = _backward(model, step_batch(model, remedy, data, config, state.step), config)
+        batch = step_batch(model, remedy, data, config, state.step)
+        loss = in_pieces(model.net, partial(_backward, model, batch, config), config.micro_batch, config.batch_size)
         if not math.isfinite(loss):
             raise _diverged("loss", loss, state.step, state_file)
         norm = nn.utils.clip_grad_norm_(state.parameters.values(), config.clip)
@@ -231,8 +239,11 @@ def train(
         if heldout is not None and config.valid_every and (last or state.step % config.valid_every == 0):
             value = heldout_loss(model.with_net(state.ema_net), heldout, config.seed)
             state.validation.append((state.step, value))
-        if last or state.step % config.save_every == 0:
+        if last or stopping.asked() or state.step % config.save_every == 0:
             state.save(state_file)
+            if saved is not None:
+                saved(state)
+            stopping.obey()
         if progress is not None:
             recent = state.losses[-100:]
             progress(state.step, config.steps, f"loss {sum(recent) / len(recent):.4f}")

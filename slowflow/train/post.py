@@ -96,7 +96,13 @@ def post_train(
         return _with_weights(trained, weights)
     train_set, held = data.split(heldout)
     state = train(
-        trained, train_set, remedy, config, folder.path / "state.safetensors", heldout=held, progress=progress
+        trained,
+        train_set,
+        remedy,
+        config,
+        folder.path / "state.safetensors",
+        heldout=held,
+        progress=folder.watched(progress),
     )
     provenance = {"start": canonical(record["model"]), "remedy": described, "train": asdict(config)}
     finish(folder, trained, state, train_set, provenance)

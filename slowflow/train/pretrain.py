@@ -86,7 +86,13 @@ def pretrain(
     if folder.finished:
         return weights
     state = train(
-        model, train_set, Plain(), recipe.train, folder.path / "state.safetensors", heldout=heldout, progress=progress
+        model,
+        train_set,
+        Plain(),
+        recipe.train,
+        folder.path / "state.safetensors",
+        heldout=heldout,
+        progress=folder.watched(progress),
     )
     finish(folder, model, state, train_set, {"recipe": asdict(recipe)})
     return weights

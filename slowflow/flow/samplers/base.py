@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -59,6 +60,7 @@ def walk(
     cond: Int[Tensor, " sample"],
     grid: Float[Tensor, " times"],
     noise: Noise | None = None,
+    ids: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (k, state at grid[k]) for every time of the grid, the start included.
 
@@ -69,9 +71,10 @@ def walk(
         cond: class of each sample.
         grid: increasing times, float64.
         noise: source of fresh noise; required by stochastic samplers.
+        ids: of the samples, for messages.
 
     Raises:
-        NonFiniteError: a state is not finite; names the sample and the time.
+        NonFiniteError: a state is not finite; names the sample, the step and the time.
     """
     state = start
     grid = grid.to(start.device)
@@ -82,8 +85,10 @@ def walk(
             state = method.step(_for_step(model, grid[k]), state, grid[k], grid[k + 1], cond, fresh)
         if not bool(torch.isfinite(state).all()):
             bad = int((~torch.isfinite(state).flatten(1).all(dim=1)).nonzero()[0])
+            who = f"sample {bad} of the batch" if ids is None else f"sample {int(ids[bad])}"
             raise NonFiniteError(
-                f"sample {bad} of the batch became NaN or infinite between t = {grid[k]:.4f} and {grid[k + 1]:.4f}"
+                f"{who} became NaN or infinite in step {k + 1} of {len(grid) - 1}, between t = {grid[k]:.4f} and "
+                f"{grid[k + 1]:.4f}; the network's weights, dtype or guidance are to blame, more steps rarely help"
             )
         yield k + 1, state
 
