@@ -190,6 +190,8 @@ def verb(function: Callable[..., int | None]) -> Callable[..., None]:
     def wrapped(*args: Any, **options: Any) -> None:
         holder.command = shlex.join(["slowflow", *sys.argv[1:]])
         try:
+            if isinstance(options.get("out"), Path):
+                holder.refuse_taken(options["out"])
             with stopping.listening(), _notes():
                 code = function(*args, **options) or 0
         except KeyboardInterrupt:

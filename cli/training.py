@@ -38,6 +38,8 @@ def posttrain(
     micro_batch: Annotated[int, typer.Option(help="Images through the network at once; 0 = the whole batch.")] = 0,
     mixed: Annotated[bool, typer.Option("--mixed", help="Compute in bfloat16; weights stay float32.")] = False,
     save_every: Annotated[int, typer.Option(help="Steps between saved states.")] = 250,
+    keep_last: Annotated[int, typer.Option(help="Checkpoints that stay for being the newest.")] = 0,
+    keep_every: Annotated[int, typer.Option(help="Checkpoints at multiples of so many steps stay too; 0 = none.")] = 0,
     heldout: s.Heldout = 0.2,
     family: s.Family = "sit",
     factory: s.Factory = None,
@@ -57,6 +59,7 @@ def posttrain(
     """Post-train a copy of the model with a remedy, or plainly as its control arm."""
     output = s.Output(json, quiet)
     from slowflow.results import RunResult
+    from slowflow.train.keeping import Keep
     from slowflow.train.loop import TrainConfig
     from slowflow.train.post import make_remedy, post_train
 
@@ -106,6 +109,7 @@ def posttrain(
         settings,
         out,
         heldout=heldout,
+        keep=Keep(keep_last, keep_every).checked(settings),
         model_id=identified,
         progress=output.progress(f"post-train {remedy}"),
     )

@@ -10,6 +10,7 @@ from the encoder's distribution is keyed by (seed, item), so latents do not depe
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from slowflow.codecs.base import Codec
 from slowflow.data.crop import centre_crop
 from slowflow.data.folder import image_files
 from slowflow.errors import DataError, InputError, MissingExtraError
-from slowflow.io import checkpoint
+from slowflow.io import checkpoint, space
 from slowflow.io.run import RunFolder
 
 POSTERIORS = ("sample", "mean")
@@ -92,6 +93,7 @@ def encode_folder(
         return dict(run.manifest["result"])
     progress = run.watched(progress)
     items = len(files) * (2 if config.flips else 1)
+    space.require(run.path, items * (4 * math.prod(shape) + 8), "encoding these images")
     shards = []
     for first in range(0, items, config.shard):
         name = f"shards/{first:08d}.safetensors"

@@ -25,7 +25,7 @@ from slowflow.flow.generate import dequantise, final_states, labels_of, quantise
 from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
 from slowflow.flow.samplers import SAMPLERS
-from slowflow.io import checkpoint
+from slowflow.io import checkpoint, space
 from slowflow.io.run import RunFolder, file_sha256, read_json
 
 Progress = Callable[[int, int, str], None]
@@ -99,6 +99,9 @@ def evaluate(
     if folder.finished:
         return Evaluation.load(folder.path)
     progress = folder.watched(progress)
+    space.require(
+        folder.path, features.bytes(len(sampling.steps) + 1, sampling.samples, model.shape), "this evaluation"
+    )
     real = _balanced(held, sampling.samples, max(data.classes, 1))
     ids = np.arange(sampling.samples)
     labels = labels_of(ids, model.classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,11 @@ class Features:
     sha256: str | None = None
     net: Classifier | None = None
     heldout_accuracy: float | None = None
+
+    def bytes(self, sets: int, n: int, shape: tuple[int, ...]) -> int:
+        """Bytes that features, labels and predictions of `sets` sets of n images take on disk."""
+        width = math.prod(shape) if self.net is None else self.net.embed.out_features
+        return sets * n * (8 * width + 8 + (0 if self.net is None else 8))
 
     @torch.no_grad()
     def extract(self, images: Float[Tensor, "n c h w"], batch: int = 512) -> tuple[np.ndarray, np.ndarray | None]:

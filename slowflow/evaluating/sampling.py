@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from slowflow.errors import InputError
 from slowflow.flow.count import network_calls
 from slowflow.flow.generate import final_states, labels_of, quantise
 from slowflow.flow.model import FlowModel
-from slowflow.io import atomic, checkpoint
+from slowflow.io import atomic, checkpoint, space
 from slowflow.io.run import RunFolder, read_json
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -99,6 +100,10 @@ def sample(
         return {"file": str(file), "nfe": protocol["nfe"], "protocol": protocol}
     run = RunFolder(file.with_name(file.name + ".parts"), "sample", protocol)
     progress = run.watched(progress)
+    written = math.prod(model.shape) * (
+        1 if pixels else 4
+    )  # a decoder makes larger ones, which nobody knows beforehand
+    space.require(run.path, config.n * (4 * math.prod(model.shape) + written), f"{config.n} samples")
     parts = []
     for first in range(0, config.n, config.shard):
         ids = np.arange(first, min(first + config.shard, config.n))

@@ -151,6 +151,19 @@ def hold(folder: Path, *, shared: bool = False) -> Hold:
     return held
 
 
+def refuse_taken(folder: Path) -> None:
+    """Refuse a folder in which another process is at work, before anything slow is begun.
+
+    Raises:
+        EnvironmentProblem: there is one.
+    """
+    found = look(folder)
+    if found is not None and found.alive and found.record.get("pid") != os.getpid():
+        found = _looked_again(folder)
+        if found is not None and found.alive and not found.record.get("shared"):
+            raise _taken(folder, found)
+
+
 def look(folder: Path) -> Presence | None:
     """Who is at work in the folder, or was when it ended without a word; None when nobody is and nobody vanished."""
     path = folder.resolve() / FILE

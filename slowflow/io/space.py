@@ -27,19 +27,20 @@ def written(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
 
 
-def require(folder: str | Path, needed: int, what: str) -> None:
+def require(folder: str | Path, needed: int, what: str, *, beside: int = 0) -> None:
     """Refuse a run that will not fit; what an unfinished run has written already counts as there.
 
     Args:
         folder: of the run; need not exist.
         needed: bytes of the finished run, an estimate.
         what: for the message.
+        beside: bytes that are needed for a while on top.
 
     Raises:
-        EnvironmentProblem: less than `needed` and a tenth are free.
+        EnvironmentProblem: less than that and a tenth is free.
     """
     folder = Path(folder)
-    missing, room = int(needed * MARGIN) - written(folder), free(folder)
+    missing, room = int(needed * MARGIN) + beside - written(folder), free(folder)
     if missing > room:
         raise EnvironmentProblem(
             f"{what} needs about {missing:,} bytes in {folder}, but {room:,} are free there; make room or write elsewhere"

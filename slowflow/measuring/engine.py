@@ -6,7 +6,7 @@ anywhere goes on with the first missing shard and ends in the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from slowflow.flow.guidance import guided
 from slowflow.flow.model import FlowModel
 from slowflow.flow.samplers import sampler
 from slowflow.flow.table import levels_of
-from slowflow.io import atomic, checkpoint
+from slowflow.io import atomic, checkpoint, space
 from slowflow.io.run import RunFolder
 from slowflow.measuring import screening, search
 from slowflow.measuring.measurement import Measurement
@@ -37,6 +37,8 @@ KEPT = 8
 """Samples whose whole trajectories are kept for pictures."""
 CHECKED = 2
 """Samples a shard on which one search engine is checked against the other."""
+HEADER = 2000
+"""Bytes of a shard beside its numbers, about."""
 SPECTRAL = ("level", "level-learned", "clocks")
 """References that need the principal axes of the data."""
 
@@ -91,6 +93,7 @@ def measure(
     model.net.eval()
     conventions = direction_test(model, held)
     plan = list(_plan(source, probe))
+    space.require(folder.path, footprint(source, bank, engine, plan), "this measurement")
     names = [shard_name(kind, start, steps, int(ids[0])) for kind, start, steps, ids in plan]
     total, done = sum(len(ids) for *_, ids in plan), 0
     for name, (kind, start, steps, ids) in zip(names, plan, strict=True):
@@ -122,6 +125,27 @@ def measure(
         names, {"facts": facts, "summary": Measurement(folder.path, config_of(folder), facts, names).result()}
     )
     return Measurement.load(folder.path)
+
+
+def footprint(source: Source, bank: Bank, engine: str, plan: Sequence[tuple[str, Start, int, np.ndarray]]) -> int:
+    """Bytes of all shards of a plan: two genuine samples tell what each sample takes, without a network call."""
+    probe, total = source.probe, 0
+    ends = 4 * int(np.prod(source.model.shape))  # a final or kept state in float32
+    for steps in probe.grids:
+        few = source.make("genuine", source.ids("genuine")[:2], steps)
+        tensors, _ = observed(source, few, "noise", bank, engine)
+        each: dict[str, int] = {}
+        for name, tensor in tensors.items():
+            owner = name.partition("/")[0] if "/" in name else ""
+            each[owner] = each.get(owner, 0) + (0 if name == "t" else tensor.nbytes // len(few.ids))
+        for kind, start, of, ids in plan:
+            if of != steps:
+                continue
+            names = [n for n in probe.names if kind in FROM_IMAGES or REFERENCES.get(n).start == start]
+            total += HEADER + len(ids) * (each[""] + sum(each.get(n, 0) for n in (*names, *probe.measures)))
+            if kind == "model" and start == "noise":
+                total += ends * (len(ids) + steps * int(np.sum(ids < KEPT)))
+    return total
 
 
 def config_of(folder: RunFolder) -> dict[str, Any]:
@@ -192,6 +216,14 @@ def _plan(source: Source, probe: Probe) -> Iterator[tuple[str, Start, int, np.nd
 
 
 def _write_shard(path: Path, source: Source, batch: Trajectories, start: Start, bank: Bank, engine: str) -> None:
+    tensors, facts = observed(source, batch, start, bank, engine)
+    checkpoint.save(path, tensors, {"search": facts})
+
+
+def observed(
+    source: Source, batch: Trajectories, start: Start, bank: Bank, engine: str
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """What a shard holds of some trajectories, and how the search went."""
     probe = source.probe
     tensors = {
         "ids": torch.from_numpy(batch.ids.astype(np.int64)),
@@ -221,7 +253,7 @@ def _write_shard(path: Path, source: Source, batch: Trajectories, start: Start, 
     if batch.kind == "model" and start == "noise":
         tensors["final"] = torch.from_numpy(batch.endpoint.astype(np.float32))
         tensors["kept"] = torch.from_numpy(batch.states[batch.ids < KEPT].astype(np.float32))
-    checkpoint.save(path, tensors, {"search": facts})
+    return tensors, facts
 
 
 def _agreement(name: str, batch: Trajectories, bank: Bank, found: Assigned, engine: str) -> dict[str, float]:

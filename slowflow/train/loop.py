@@ -190,7 +190,7 @@ def train(
     *,
     heldout: ImageSet | None = None,
     progress: Progress | None = None,
-    saved: Callable[[TrainState], None] | None = None,
+    before_save: Callable[[TrainState], None] | None = None,
 ) -> TrainState:
     """Train `model.net` in place and return the state; resumes from `state_file` when it exists.
 
@@ -202,7 +202,7 @@ def train(
         state_file: where the resumable state is kept.
         heldout: images for the held-out loss; none when None.
         progress: called with (step, steps, note).
-        saved: called with the state after each time it was saved.
+        before_save: called with the state each time before it is saved.
 
     Raises:
         KeyboardInterrupt: a signal asked to stop; the state of the last step is saved.
@@ -240,9 +240,9 @@ def train(
             value = heldout_loss(model.with_net(state.ema_net), heldout, config.seed)
             state.validation.append((state.step, value))
         if last or stopping.asked() or state.step % config.save_every == 0:
+            if before_save is not None:
+                before_save(state)
             state.save(state_file)
-            if saved is not None:
-                saved(state)
             stopping.obey()
         if progress is not None:
             recent = state.losses[-100:]

@@ -12,10 +12,13 @@ import torch
 from slowflow.config import canonical
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError
+from slowflow.families.metadata import describe
 from slowflow.flow.model import FlowModel
 from slowflow.io import checkpoint
 from slowflow.io.run import RunFolder
 from slowflow.remedies import REMEDIES, TrainingRemedy, make
+from slowflow.train.keeping import Keep, keeper, require_room
+from slowflow.train.keeping import name as kept_file
 from slowflow.train.loop import Progress, TrainConfig, check_data, train
 from slowflow.train.pretrain import finish
 
@@ -54,6 +57,7 @@ def post_train(
     heldout: float = 0.2,
     model_id: dict[str, Any] | None = None,
     name: str | None = None,
+    keep: Keep | None = None,
     progress: Progress | None = None,
 ) -> FlowModel:
     """Post-train a copy of the model into the folder `out`, resuming when it is unfinished.
@@ -67,6 +71,7 @@ def post_train(
         heldout: share of each class that is held out.
         model_id: what identifies the starting point.
         name: of the result.
+        keep: checkpoints that stay beside the last; none but it when None. No part of the configuration.
         progress: called with (step, steps, note).
 
     Returns:
@@ -95,6 +100,10 @@ def post_train(
     if folder.finished:
         return _with_weights(trained, weights)
     train_set, held = data.split(heldout)
+    keep = (keep or Keep()).checked(config)
+    require_room(folder.path, trained.net, keep, config)
+    provenance = {"start": canonical(record["model"]), "remedy": described, "train": asdict(config)}
+    metadata = {"model": describe(trained), "provenance": provenance}
     state = train(
         trained,
         train_set,
@@ -103,9 +112,9 @@ def post_train(
         folder.path / "state.safetensors",
         heldout=held,
         progress=folder.watched(progress),
+        before_save=keeper(folder.path, keep, config, metadata),
     )
-    provenance = {"start": canonical(record["model"]), "remedy": described, "train": asdict(config)}
-    finish(folder, trained, state, train_set, provenance)
+    finish(folder, trained, state, train_set, provenance, [kept_file(k) for k in keep.steps(config.steps, config)])
     return _with_weights(trained, weights)
 
 

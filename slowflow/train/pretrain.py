@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from slowflow.flow.model import FlowModel
 from slowflow.io import atomic, checkpoint
 from slowflow.io.run import RunFolder
 from slowflow.remedies.plain import Plain
+from slowflow.train.keeping import Keep, require_room
 from slowflow.train.loop import Progress, TrainConfig, check_data, train
 from slowflow.train.state import TrainState
 
@@ -85,6 +87,7 @@ def pretrain(
     weights = folder.path / "model.safetensors"
     if folder.finished:
         return weights
+    require_room(folder.path, model.net, Keep(), recipe.train)
     state = train(
         model,
         train_set,
@@ -98,8 +101,15 @@ def pretrain(
     return weights
 
 
-def finish(folder: RunFolder, model: FlowModel, state: TrainState, data: ImageSet, provenance: dict[str, Any]) -> None:
-    """Write the averaged weights, the loss curve and, last, the manifest."""
+def finish(
+    folder: RunFolder,
+    model: FlowModel,
+    state: TrainState,
+    data: ImageSet,
+    provenance: dict[str, Any],
+    kept: Sequence[str] = (),
+) -> None:
+    """Write the averaged weights, the loss curve and, last, the manifest; `kept` are further files of the run."""
     averaged = state.ema_net.state_dict()
     metadata = {"model": describe(model), "provenance": provenance}
     checkpoint.save(folder.path / "model.safetensors", averaged, metadata)
@@ -112,4 +122,4 @@ def finish(folder: RunFolder, model: FlowModel, state: TrainState, data: ImageSe
         "heldout_loss": state.validation[-1][1] if state.validation else None,
         "data": {"name": data.name, "sha256": data.fingerprint, "n": len(data)},
     }
-    folder.finish(["model.safetensors", "history.json"], result)
+    folder.finish(["model.safetensors", "history.json", *kept], result)
