@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import io
 import json
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -202,7 +203,8 @@ def _load_torch(path: Path) -> Any:
         _check_archive(path)
     try:
         # argparse.Namespace is what SiT, DiT and REPA trainers store beside the weights; it holds plain values
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on kinds of tensors that are refused afterwards
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged container fails in a dozen ways; none of them may look like a bug of ours
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
