@@ -27,6 +27,7 @@ from slowflow.data.folder import image_files
 from slowflow.errors import DataError, InputError, MissingExtraError
 from slowflow.io import checkpoint, space
 from slowflow.io.run import RunFolder
+from slowflow.memory import in_parts
 
 POSTERIORS = ("sample", "mean")
 
@@ -128,6 +129,7 @@ def _write_shard(
     config: EncodeConfig,
     shape: tuple[int, int, int],
 ) -> None:
+    device = next(codec.net.parameters()).device if codec.net is not None else torch.device("cpu")
     parts = []
     for first in range(ids.start, ids.stop, config.batch):
         some = range(first, min(first + config.batch, ids.stop))
@@ -137,9 +139,12 @@ def _write_shard(
             if config.posterior == "sample"
             else None
         )
-        device = next(codec.net.parameters()).device if codec.net is not None else torch.device("cpu")
-        found = codec.encode(images.to(device), None if noise is None else noise.to(device, torch.float32))
-        parts.append(found.cpu().float())
+
+        def encoded(i: int, j: int, images: Tensor = images, noise: Tensor | None = noise) -> Tensor:
+            drawn = None if noise is None else noise[i:j].to(device, torch.float32)
+            return codec.encode(images[i:j].to(device), drawn).cpu().float()
+
+        parts += in_parts(codec, encoded, len(images))
     labels = torch.tensor([files[i % len(files)][1] for i in ids], dtype=torch.int64)
     checkpoint.save(path, {"data": torch.cat(parts), "labels": labels}, {})
 

@@ -182,7 +182,7 @@ def test_every_flipped_byte_of_a_recorded_file_is_noticed(finished):
 @pytest.mark.parametrize("files", [["a"], {"a": 5}, "shards", None, {"../../etc/passwd": "0"}, {"/etc/passwd": "0"}])
 def test_a_manifest_that_lists_strange_files_is_refused(finished, files):
     (finished / "manifest.json").write_text(json.dumps({**read_json(finished / "manifest.json"), "files": files}))
-    with pytest.raises(InputError, match="does not list its files|lies outside"):
+    with pytest.raises(InputError, match=r"does not list its files|lies outside"):
         verify(finished)
 
 
@@ -278,7 +278,7 @@ def test_a_folder_that_cannot_be_written_is_an_environment_problem(tmp_path, mon
         raise PermissionError(13, "Permission denied", str(tmp_path / "run"))
 
     monkeypatch.setattr(Path, "mkdir", forbidden)
-    with pytest.raises(EnvironmentProblem, match="cannot make the folder .*run: Permission denied"):
+    with pytest.raises(EnvironmentProblem, match=r"cannot make the folder .*run: Permission denied"):
         RunFolder(tmp_path / "run", "measure", {"a": 1})
     monkeypatch.undo()
     monkeypatch.setattr(os, "open", forbidden)

@@ -121,7 +121,9 @@ def builtins_eval(d: Path, canary: Path) -> Path:
 
 
 def builtins_exec_in_legacy_pickle(d: Path, canary: Path) -> Path:
-    return saved({"model": Calls(exec, f"open({str(canary)!r}, 'w')")}, d / "a.pt", _use_new_zipfile_serialization=False)
+    return saved(
+        {"model": Calls(exec, f"open({str(canary)!r}, 'w')")}, d / "a.pt", _use_new_zipfile_serialization=False
+    )
 
 
 def torch_hub(d: Path, canary: Path) -> Path:
@@ -408,7 +410,7 @@ def test_a_list_that_leads_out_of_its_folder_is_refused(tmp_path, nothing_runs):
     [
         '{"_class_name": "os.system"}',
         '{"_class_name": "../../evil"}',
-        '{"_class_name": "__import__(\'os\').system(\'touch canary\')"}',
+        "{\"_class_name\": \"__import__('os').system('touch canary')\"}",
         '{"_class_name": ["UNet2DModel"]}',
         '{"_class_name": "DiffusionPipeline"}',
         '{"_class_name": "' + "A" * 100_000 + '"}',

@@ -113,7 +113,9 @@ def test_a_holder_on_another_machine_counts_until_it_is_silent(tmp_path, silence
         holder.hold(tmp_path).release()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\x00", b'{"pid": "x", "seen": "y", "host": 5}', b"[" * 10**5])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff\x00", b'{"pid": "x", "seen": "y", "host": 5}', b"[" * 10**5]
+)
 def test_a_damaged_record_blocks_nobody(tmp_path, content):
     (tmp_path / holder.FILE).write_bytes(content)
     holder.hold(tmp_path).release()
@@ -236,22 +238,31 @@ def test_work_in_shards_stops_at_once(tmp_path, monkeypatch):
 
 
 def test_a_second_signal_does_not_wait():
-    with pytest.raises(KeyboardInterrupt), stopping.listening(), stopping.deferred():
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stopping.asked()
-        os.kill(os.getpid(), signal.SIGTERM)
-        pytest.fail("the second signal was not heard")
+    def twice():
+        with stopping.listening(), stopping.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stopping.asked()
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("the second signal was not heard")
+
+    with pytest.raises(KeyboardInterrupt):
+        twice()
     assert not stopping.asked()
 
 
 def test_a_step_that_never_ends_is_ended_by_the_grace_time(monkeypatch):
     monkeypatch.setattr(stopping, "GRACE", 0.05)
-    began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), stopping.listening(), stopping.deferred():
-        os.kill(os.getpid(), signal.SIGTERM)
-        while time.monotonic() - began < 60:
-            time.sleep(0.01)
-        pytest.fail("nothing ended the step")
+
+    def endless():
+        began = time.monotonic()
+        with stopping.listening(), stopping.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            while time.monotonic() - began < 60:
+                time.sleep(0.01)
+            pytest.fail("nothing ended the step")
+
+    with pytest.raises(KeyboardInterrupt):
+        endless()
 
 
 def test_handlers_come_back_and_ignored_signals_stay_ignored():
