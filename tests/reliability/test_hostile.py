@@ -446,3 +446,18 @@ def test_code_in_a_folder_is_never_imported(tmp_path, nothing_runs):
     (unet / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
     assert CliRunner().invoke(app, ["check", str(tmp_path), "--family", "ddpm"]).exit_code == 3
     assert "modeling_custom" not in sys.modules
+
+
+@pytest.mark.parametrize("index", ["99999", "9" * 5000, "²", "٣"])
+def test_a_file_that_numbers_its_blocks_absurdly_builds_nothing(tmp_path, index):
+    tensors = {
+        "x_embedder.proj.weight": torch.zeros(64, 1, 2, 2),
+        "pos_embed": torch.zeros(1, 16, 64),
+        "y_embedder.embedding_table.weight": torch.zeros(11, 64),
+        "final_layer.linear.weight": torch.zeros(4, 64),
+        f"blocks.{index}.attn.qkv.weight": torch.zeros(192, 64),
+    }
+    torch.save(tensors, tmp_path / "a.pt")
+    result = CliRunner().invoke(app, ["check", str(tmp_path / "a.pt"), "--heads", "4"])
+    assert result.exit_code == 3, result.stderr
+    assert len(result.stderr) < 8000
