@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= slowflow-demo
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-full check fmt bench simulate clean
+.PHONY: demo test test-full check fmt bench simulate soak clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,9 @@ bench: $(VENV)/ready
 
 simulate: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/simulate.py
+
+soak: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
 
 clean:
 	rm -rf $(VENV) $(DEMO)

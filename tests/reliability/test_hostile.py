@@ -167,14 +167,21 @@ def refers_to_itself(d: Path, canary: Path) -> Path:
     return saved(loop, d / "a.pt")
 
 
+def rezipped(d: Path, content: dict[str, torch.Tensor], how: int, more: dict[str, bytes]) -> Path:
+    """What torch.save writes, in an archive of another kind; its own reader takes it."""
+    whole = io.BytesIO()
+    torch.save(content, whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(d / "a.pt", "w", how) as archive:
+        for name in source.namelist():
+            archive.writestr(name, source.read(name))
+        for name, text in more.items():
+            archive.writestr(name, text)
+    return d / "a.pt"
+
+
 def zip_bomb(d: Path, canary: Path) -> Path:
-    path = d / "a.pt"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        archive.writestr("a/data.pkl", pickle.dumps({"x": 1}, protocol=2))
-        with archive.open("a/data/0", "w", force_zip64=True) as member:
-            for _ in range(300):
-                member.write(bytes(2**20))
-    return path
+    """64 MiB of zeros in 64 KiB; it could as well be terabytes."""
+    return rezipped(d, {"x": torch.zeros(2**24)}, zipfile.ZIP_DEFLATED, {})
 
 
 def zip_that_lies_about_sizes(d: Path, canary: Path) -> Path:
@@ -187,12 +194,7 @@ def zip_that_lies_about_sizes(d: Path, canary: Path) -> Path:
 
 
 def path_traversal(d: Path, canary: Path) -> Path:
-    path = d / "a.pt"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a/data.pkl", pickle.dumps({"x": 1}, protocol=2))
-        archive.writestr("a/../../../canary", b"x")
-        archive.writestr("a/version", b"3\n")
-    return path
+    return rezipped(d, weights(), zipfile.ZIP_STORED, {"../../canary": b"x", "/canary": b"x"})
 
 
 def torchscript(d: Path, canary: Path) -> Path:
