@@ -70,15 +70,17 @@ class Hold:
     Args:
         path: of the file.
         handle: open file on it, with the lock.
+        shared: others of the same run may be at work too.
     """
 
-    def __init__(self, path: Path, handle: int) -> None:
+    def __init__(self, path: Path, handle: int, shared: bool = False) -> None:
         self.path = path
         self._handle = handle
         self._began = self._told = time.monotonic()
         self._first: int | None = None
         now = time.time()
         self._record: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname(), "since": now, "seen": now}
+        self._record |= {"shared": True} if shared else {}
         self._record |= {"command": command} if command else {}
         self._write()
         self._done = weakref.finalize(self, _give_back, path, handle, os.getpid())
@@ -132,10 +134,8 @@ def hold(folder: Path, *, shared: bool = False) -> Hold:
     mine = _HELD.get(path)
     if mine is not None and mine.holds:
         return mine
-    before = look(folder)
-    if before is not None and before.alive and not shared:
-        before = _looked_again(folder)
-    if before is not None and before.alive and not (shared and before.record.get("shared")):
+    before = _settled(folder, shared)
+    if before is not None:
         raise _taken(folder, before)
     try:
         handle = _locked(path, shared)
@@ -143,10 +143,7 @@ def hold(folder: Path, *, shared: bool = False) -> Hold:
         raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}") from error
     if handle is None:
         raise _taken(folder, look(folder) or Presence(True, {}))
-    held = Hold(path, handle)
-    if shared:
-        held._record["shared"] = True
-        held._write()
+    held = Hold(path, handle, shared)
     _HELD[path] = held
     return held
 
@@ -159,8 +156,8 @@ def refuse_taken(folder: Path) -> None:
     """
     found = look(folder)
     if found is not None and found.alive and found.record.get("pid") != os.getpid():
-        found = _looked_again(folder)
-        if found is not None and found.alive and not found.record.get("shared"):
+        found = _settled(folder, shared=True)
+        if found is not None:
             raise _taken(folder, found)
 
 
@@ -179,14 +176,16 @@ def look(folder: Path) -> Presence | None:
     return Presence(True, record) if foreign and found.silence < SILENCE else found
 
 
-def _looked_again(folder: Path) -> Presence | None:
-    """Another look, as long as it may only have been somebody who looked."""
+def _settled(folder: Path, shared: bool) -> Presence | None:
+    """Who keeps us out; asked for PATIENCE, because somebody may only be looking, or be about to write his record."""
     until = time.monotonic() + PATIENCE
-    found = look(folder)
-    while found is not None and found.alive and time.monotonic() < until:
-        time.sleep(0.02)
+    while True:
         found = look(folder)
-    return found
+        if found is None or not found.alive or (shared and found.record.get("shared")):
+            return None
+        if time.monotonic() > until:
+            return found
+        time.sleep(0.02)
 
 
 def _taken(folder: Path, who: Presence) -> EnvironmentProblem:
@@ -263,11 +262,14 @@ def _same_file(handle: int, path: Path) -> bool:
 
 
 def _give_back(path: Path, handle: int, pid: int) -> None:
-    """Remove the file, then let go of it, so that nobody takes a file that is about to vanish for his own."""
+    """Remove the file, then let go of it, so that nobody takes a file that is about to vanish for his own.
+
+    Of several that share it the last one removes it: only he gets the lock for himself.
+    """
     if os.getpid() != pid:  # a child process has the file, not the work
         return
     try:
-        if _same_file(handle, path):
+        if _same_file(handle, path) and _flock(handle, shared=False):
             os.unlink(path)
     finally:
         os.close(handle)

@@ -90,10 +90,15 @@ def test_a_holder_that_ends_in_order_leaves_nothing(tmp_path, other):
 
 
 def test_ranks_share_a_folder_and_a_lone_process_is_kept_out(tmp_path, other):
-    other(tmp_path / "run", "shared")
+    first = other(tmp_path / "run", "shared")
     with pytest.raises(EnvironmentProblem, match="in use by"):
         holder.hold(tmp_path / "run")
-    other(tmp_path / "run", "shared")  # a second rank is welcome
+    second = other(tmp_path / "run", "shared")  # another rank is welcome
+    second.communicate("\n")  # and may leave before the others
+    with pytest.raises(EnvironmentProblem, match="in use by"):
+        holder.hold(tmp_path / "run")
+    first.communicate("\n")
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_a_lone_process_keeps_ranks_out(tmp_path, other):
