@@ -150,7 +150,7 @@ def main() -> None:
             alive = not dead
             kills += dead
             where[min(10 * done // operations, 9)] += dead
-            print(f"\r{kills} kills, {loops} loops", end="", flush=True)
+            print(f"\r{kills} kills, {loops} loops, {differ} differ, {wrong} wrong", end="", flush=True)
         loops += 1
         differ += contents(out) != wanted
         wrong += lost_or_doubled(out)

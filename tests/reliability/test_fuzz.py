@@ -32,7 +32,7 @@ from slowflow.records import Probe
 from slowflow.train.loop import TrainConfig
 from slowflow.train.pretrain import read_recipe
 
-MANY = int(os.environ.get("SLOWFLOW_FUZZ", "60"))
+MANY = int(os.environ.get("SLOWFLOW_FUZZ", "25"))
 calm = settings(
     max_examples=MANY, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
 )

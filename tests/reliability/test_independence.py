@@ -15,6 +15,7 @@ from slowflow.flow.generate import final_states, noise_of
 from slowflow.measuring.engine import measure
 from slowflow.records import Probe
 
+pytestmark = pytest.mark.full
 BATCHES = (1, 3, 8, 17, 32, 64)
 
 
