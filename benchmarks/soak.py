@@ -152,7 +152,10 @@ def main() -> None:
             where[min(10 * done // operations, 9)] += dead
             print(f"\r{kills} kills, {loops} loops, {differ} differ, {wrong} wrong", end="", flush=True)
         loops += 1
-        differ += contents(out) != wanted
+        found = contents(out)
+        unlike = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+        differ += bool(unlike)
+        print(f"\n{unlike}" if unlike else "", flush=True)
         wrong += lost_or_doubled(out)
         shutil.rmtree(out)
     answer = {

@@ -8,6 +8,7 @@ last sign of life is `SILENCE` old.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -159,6 +160,14 @@ def refuse_taken(folder: Path) -> None:
         found = _settled(folder, shared=True)
         if found is not None:
             raise _taken(folder, found)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the record of a holder that was killed between its last result and giving the folder back."""
+    found = look(folder)
+    if found is not None and not found.alive:
+        with contextlib.suppress(OSError):  # a finished folder may be read-only; the record says nothing then
+            (folder / FILE).unlink(missing_ok=True)
 
 
 def look(folder: Path) -> Presence | None:

@@ -87,6 +87,7 @@ class RunFolder:
         self._hold: holder.Hold | None = None
         self._refuse_another()
         if self.finished:
+            holder.sweep(self.path)
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -234,3 +234,30 @@ def test_a_training_run_loses_at_most_the_steps_since_its_last_save(tmp_path, im
     del taken[:]
     post_train(model, images, make_remedy("plain"), config, tmp_path / "run")
     assert taken == [6, 7, 8]
+
+
+def test_a_kill_between_the_manifest_and_giving_the_folder_back_leaves_no_trace(
+    tmp_path, tiny_model, images, monkeypatch
+):
+    """Found by the soak: a finished folder is not taken again, so nobody removed the record of its dead holder."""
+
+    def run():
+        return measure(
+            tiny_model(), images, Probe(samples=20, steps=(2,), nulls=("genuine",)), tmp_path / "run", heldout=0.5
+        )
+
+    honest = os.unlink
+
+    def struck(path, *rest, **more):
+        if str(path).endswith(holder.FILE):
+            raise Killed
+        honest(path, *rest, **more)
+
+    monkeypatch.setattr(os, "unlink", struck)
+    with pytest.raises(Killed):
+        run()
+    monkeypatch.undo()
+    assert (tmp_path / "run" / "manifest.json").exists()
+    assert (tmp_path / "run" / holder.FILE).exists()
+    run()
+    assert not (tmp_path / "run" / holder.FILE).exists()

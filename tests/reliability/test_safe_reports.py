@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from slowflow.data.images import ImageSet
 from slowflow.evaluating.engine import Sampling, evaluate
 from slowflow.evaluating.features import Features
+from slowflow.flow import generate
 from slowflow.flow.generate import final_states
 from slowflow.flow.model import FlowModel
 from slowflow.measuring.engine import measure
@@ -222,7 +223,7 @@ def test_every_bundled_weight_is_pinned_by_its_hash():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_states_are_float64_on_the_cpu_whatever_the_network_computes_in(dtype):
+def test_states_are_float64_on_the_cpu_whatever_the_network_computes_in(dtype, monkeypatch):
     """Asserted on what the network and the sampler really hold, not on the option."""
     seen, states = [], []
 
@@ -236,12 +237,16 @@ def test_states_are_float64_on_the_cpu_whatever_the_network_computes_in(dtype):
             return -self.scale * state
 
     model = FlowModel.from_callable(Net(), shape=(1, 2, 2))
-    from slowflow.flow.samplers import sampler, walk
+    honest = generate.walk
 
-    start = torch.ones(3, 1, 2, 2, dtype=torch.float64)
-    for _, state in walk(model, sampler("heun"), start, torch.zeros(3, dtype=torch.int64), model.grid(4)):
-        states.append(state.dtype)
+    def walk(*arguments):
+        for k, state in honest(*arguments):
+            states.append(state.dtype)
+            yield k, state
+
+    monkeypatch.setattr(generate, "walk", walk)
+    assert final_states(model, np.arange(2), steps=4, method="heun").dtype == torch.float32  # what is stored
     assert set(states) == {torch.float64}
+    assert len(states) == 5
     assert {s for s, _ in seen} == {dtype}
     assert {t for _, t in seen} == {torch.promote_types(dtype, torch.float32)}
-    assert final_states(model, np.arange(2), steps=2).dtype == torch.float32
