@@ -97,6 +97,8 @@ def sample(
     if file.exists():
         if not stamp.exists() or read_json(stamp) != canonical(protocol):
             raise InputError(f"{file} exists and was made by another command; choose another name")
+        if (left := file.with_name(file.name + ".parts") / "config.json").is_file():
+            shutil.rmtree(left.parent)  # killed between the last write and tidying up
         return {"file": str(file), "nfe": protocol["nfe"], "protocol": protocol}
     run = RunFolder(file.with_name(file.name + ".parts"), "sample", protocol)
     progress = run.watched(progress)
