@@ -34,7 +34,7 @@ BEAT = 5.0
 """Seconds between signs of life, where the work reports progress that often."""
 PATIENCE = 0.3
 """Seconds a lock is asked for again: somebody may only be looking (`look` takes it for an instant)."""
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF)
 Progress = Callable[[int, int, str], None]
 
 command: str | None = None
@@ -87,9 +87,9 @@ class Hold:
         self._done = weakref.finalize(self, _give_back, path, handle, os.getpid())
 
     def report(self, done: int, total: int, note: str) -> None:
-        """A sign of life, at most one in BEAT seconds."""
+        """A sign of life, at most one in BEAT seconds; another total begins another stage, which is timed by itself."""
         now = time.monotonic()
-        if self._first is None:
+        if self._first is None or total != self._record["total"] or done < self._record["done"]:
             self._first, self._began = done, now
         elif now - self._told < BEAT and done < total:
             return
@@ -236,7 +236,7 @@ def _is_locked(path: Path, record: dict[str, Any]) -> bool:
     if fcntl is None:
         return _lives(record)
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = _opened(path)
     except OSError:
         return False
     try:
@@ -246,6 +246,14 @@ def _is_locked(path: Path, record: dict[str, Any]) -> bool:
     finally:
         os.close(handle)
     return False
+
+
+def _opened(path: Path) -> int:
+    """For writing where that is allowed: NFS gives an exclusive lock on nothing else, and says EBADF."""
+    try:
+        return os.open(path, os.O_RDWR)
+    except OSError:
+        return os.open(path, os.O_RDONLY)
 
 
 def _lives(record: dict[str, Any]) -> bool:

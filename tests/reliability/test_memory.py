@@ -65,6 +65,15 @@ def test_sampling_goes_on_with_fewer_and_makes_the_same(tiny_model, message, roo
     assert memory.fitting(model.net) == max(n for n in (24, 12, 6, 3, 1) if n <= room)
 
 
+def test_ranks_that_compute_together_do_not_halve_one_by_one(tiny_model):
+    model = crowded(tiny_model(), 3)
+    with memory.undivided(), pytest.raises(RuntimeError, match="memory"):
+        final_states(model, np.arange(24), steps=2)
+    assert model.net.sizes == []  # a second, smaller call would wait for ranks that do not make it
+    with memory.undivided(False), pytest.warns(memory.SmallerBatch):
+        final_states(model, np.arange(24), steps=2)
+
+
 def test_a_real_allocator_is_understood():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)

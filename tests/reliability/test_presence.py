@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -87,6 +88,25 @@ def test_a_holder_that_ends_in_order_leaves_nothing(tmp_path, other):
     first = other(tmp_path / "run")
     first.communicate("\n")
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_file_system_that_locks_only_what_is_open_for_writing(tmp_path, other, monkeypatch):
+    """NFS: a dead holder must not look alive because nobody could ask."""
+    fcntl = pytest.importorskip("fcntl")
+    honest = fcntl.flock
+
+    def flock(handle, how):
+        if how & fcntl.LOCK_EX and fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        honest(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    first = other(tmp_path / "run")
+    assert holder.look(tmp_path / "run").alive
+    first.kill()
+    first.wait()
+    assert not holder.look(tmp_path / "run").alive
+    holder.hold(tmp_path / "run").release()
 
 
 def test_ranks_share_a_folder_and_a_lone_process_is_kept_out(tmp_path, other):
@@ -310,6 +330,18 @@ def test_status_tells_running_stale_unfinished_and_finished(tmp_path, other):
     found = status(folder)
     assert found.state == "unfinished"
     assert "'table.csv' is missing or damaged" in found.problems[0]
+
+
+def test_every_stage_is_timed_by_itself(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(holder.time, "monotonic", lambda: clock[0])
+    run = RunFolder(tmp_path / "run", "run", {})
+    beat = run.watched(None)
+    for at, done, total in ((0, 0, 100), (10, 50, 100), (20, 0, 8), (28, 4, 8), (40, 8, 8), (50, 0, 8), (60, 1, 8)):
+        clock[0] = at
+        beat(done, total, "a stage")
+    assert holder.look(tmp_path / "run").record["rate"] == pytest.approx(1 / 10)  # of the last stage alone
+    assert status(tmp_path / "run").left == pytest.approx(70, abs=5)
 
 
 def test_status_of_a_run_shows_its_stages_and_answers_json(tmp_path):
