@@ -103,7 +103,7 @@ class _Health:
         broken = ~torch.isfinite(state).flatten(1).all(dim=1)
         self._first = torch.where(broken & (self._first < 0), step, self._first)
 
-    def require(self, times: Tensor, ids: Sequence[int] | np.ndarray | None) -> None:
+    def require(self, times: Tensor, ids: Sequence[int] | np.ndarray | None = None) -> None:
         """Raise NonFiniteError for the first sample that broke first."""
         first = self._first.cpu()
         if not bool((first >= 0).any()):
