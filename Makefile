@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= slowflow-demo
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-full check fmt docs bench bench-gpu simulate clean
+.PHONY: demo test test-full check fmt docs bench bench-gpu simulate soak clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +48,9 @@ bench-gpu: $(VENV)/ready
 
 simulate: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/simulate.py
+
+soak: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) site

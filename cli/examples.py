@@ -35,6 +35,9 @@ EXAMPLES = {
         "slowflow plot runs/before --figure fan --out fan.png",
         "slowflow plot runs/before runs/after --figure before-after --out change.pdf",
     ),
+    "compare": ("slowflow compare runs/before runs/after", "slowflow compare runs/study --against plain"),
+    "study": ("slowflow study study.toml --out runs/study", "slowflow study study.toml --out runs/study --dry-run"),
+    "status": ("slowflow status runs/before", "slowflow status runs/before --json"),
     "report": (
         "slowflow report runs/before --out before.html",
         "slowflow report runs/before runs/after --out change.md",

@@ -17,6 +17,7 @@ from slowflow_cli import (
     showing,
     studying,
     training,
+    watching,
     whole,
 )
 from slowflow_cli.helping import Verb, Verbs
@@ -41,7 +42,7 @@ GROUPS = {
     "Correct": (training.posttrain, training.pretrain, exporting.export),
     "Make and judge": (making.sample, making.evaluate, encoding.encode),
     "Compare": (studying.compare, studying.study),
-    "Show": (showing.plot, showing.report),
+    "Show": (showing.plot, showing.report, watching.status),
 }
 for _panel, _verbs in GROUPS.items():
     for _function in _verbs:

@@ -5,6 +5,7 @@ Nothing heavy is imported here: `slowflow --help` must answer at once.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -13,13 +14,16 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from slowflow import memory
 from slowflow.errors import InputError, SlowFlowError
+from slowflow.io import holder, ranks, stopping
 
 LOG_EVERY = 10.0
 """Seconds between progress lines when stderr is not a terminal."""
@@ -187,11 +191,15 @@ def verb(function: Callable[..., int | None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **options: Any) -> None:
+        holder.command = shlex.join(["slowflow", *sys.argv[1:]])
         try:
-            code = function(*args, **options) or 0
+            told = ranks.launched(os.environ)
+            if isinstance(options.get("out"), Path) and (told is None or told.rank == 0):  # who has it for all ranks
+                holder.refuse_taken(options["out"])
+            with stopping.listening(), _notes():
+                code = function(*args, **options) or 0
         except KeyboardInterrupt:
-            command = shlex.join(["slowflow", *sys.argv[1:]])
-            _complain(f"stopped; everything finished is saved. To go on: {command}", options)
+            _complain(f"stopped; everything finished is saved. To go on: {holder.command}", options)
             code = 130
         except SlowFlowError as error:
             _complain(str(error), options)
@@ -200,11 +208,12 @@ def verb(function: Callable[..., int | None]) -> Callable[..., None]:
             # whoever read our output has seen enough; nothing may be written to it any more
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 0
-        except MemoryError:
-            _complain("out of memory; a smaller --batch-size needs less", options)
+        except OSError as error:
+            where = f" {error.filename}" if error.filename else ""
+            _complain(f"cannot read or write{where}: {error.strerror or error}", options)
             code = 4
         except Exception as error:
-            if _out_of_memory(error):
+            if memory.ran_out(error):
                 _complain("out of memory; a smaller --batch-size needs less", options)
                 code = 4
             else:
@@ -221,9 +230,21 @@ def _complain(text: str, options: dict[str, Any]) -> None:
     print(f"slowflow: {text}", file=sys.stderr, flush=True)
 
 
-def _out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+@contextlib.contextmanager
+def _notes() -> Iterator[None]:
+    """SlowFlow's own warnings as one line on stderr, each once."""
+    before = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *rest: Any) -> None:
+        if issubclass(category, memory.SmallerBatch):
+            print(f"note: {message}", file=sys.stderr, flush=True)
+        else:
+            before(message, category, *rest)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", memory.SmallerBatch)
+        warnings.showwarning = show
+        yield
 
 
 def setup(threads: int, device: str = "auto", dtype: str = "float32") -> tuple[Any, Any]:

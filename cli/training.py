@@ -53,6 +53,8 @@ def posttrain(
     micro_batch: Annotated[int, typer.Option(help="Images through the network at once; 0 = the whole batch.")] = 0,
     mixed: Annotated[bool, typer.Option("--mixed", help="Compute in bfloat16; weights stay float32.")] = False,
     save_every: Annotated[int, typer.Option(help="Steps between saved states.")] = 250,
+    keep_last: Annotated[int, typer.Option(help="Checkpoints that stay for being the newest.")] = 0,
+    keep_every: Annotated[int, typer.Option(help="Checkpoints at multiples of so many steps stay too; 0 = none.")] = 0,
     parallel: Annotated[
         str, typer.Option(help="Under torchrun: ddp (every rank has the whole network) or fsdp (a part of it).")
     ] = "ddp",
@@ -76,6 +78,7 @@ def posttrain(
     output = s.Output(json, quiet)
     from slowflow.io import ranks
     from slowflow.results import RunResult
+    from slowflow.train.keeping import Keep
     from slowflow.train.loop import TrainConfig
     from slowflow.train.post import post_train
 
@@ -124,6 +127,7 @@ def posttrain(
         training,
         out,
         heldout=heldout,
+        keep=Keep(keep_last, keep_every).checked(training),
         model_id=identified,
         progress=output.progress(f"post-train {remedy}"),
         parallel=parallel,

@@ -95,7 +95,8 @@ def run(
     check = _check(opened.model, data)
     held = len(data.split(config.heldout)[1])
     config = replace(config, sampling=replace(config.sampling, samples=min(config.sampling.samples, held)))
-    loop = _Loop(opened.model, identified, data, features, config, folder.path, progress, asked)
+    beat = folder.watched(None)
+    loop = _Loop(opened.model, identified, data, features, config, folder.path, progress, asked, beat)
     base = Arm("base", "before", "base")
     fit = loop.look(base, opened.model, identified).suggest()
     gamma = fit.gamma if config.gamma is None else config.gamma
@@ -131,9 +132,15 @@ class _Loop:
     path: Path
     progress: Progress | None
     asked: dict[str, Any] | None
+    beat: Callable[[int, int, str], None]
 
     def _report(self, stage: str) -> Callable[[int, int, str], None]:
-        return lambda done, total, note: self.progress(stage, done, total, note) if self.progress is not None else None
+        def report(done: int, total: int, note: str) -> None:
+            self.beat(done, total, f"{stage}: {note}")
+            if self.progress is not None:
+                self.progress(stage, done, total, note)
+
+        return report
 
     def look(self, arm: Arm, model: FlowModel, model_id: dict[str, Any]) -> Measurement:
         """Measure and evaluate one arm."""

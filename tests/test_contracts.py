@@ -14,6 +14,7 @@ SOURCES = sorted([*(ROOT / "slowflow").rglob("*.py"), *(ROOT / "cli").rglob("*.p
 # Imports go down only: a module may import its own floor's listed neighbours or lower floors.
 FLOORS = {
     "errors": 0,
+    "memory": 1,
     "records": 1, "registry": 1, "rng": 1, "config": 1,
     "io": 2,
     "flow": 3,

@@ -13,6 +13,7 @@ from torch import Tensor
 from slowflow.codecs.base import Codec, open_codec
 from slowflow.codecs.quantisers import QUANTISERS, quantise
 from slowflow.errors import InputError
+from slowflow.memory import in_parts
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,11 @@ class Decoder:
     def __call__(self, states: Float[Tensor, "n c y x"]) -> np.ndarray:
         """uint8 [n, h, w, 3] of latents in the model's own scale."""
         device = torch.device("cpu") if self.codec.net is None else next(self.codec.net.parameters()).device
-        parts = [self.codec.decode(some.to(device)).float().cpu() for some in states.split(self.batch)]
+        parts = []
+        for some in states.split(self.batch):
+            parts += in_parts(
+                self.codec, lambda i, j, s=some: self.codec.decode(s[i:j].to(device)).float().cpu(), len(some)
+            )
         return quantise(torch.cat(parts), self.quantiser)
 
 

@@ -11,6 +11,7 @@ share the work.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,9 @@ from slowflow.codecs.base import Codec
 from slowflow.data.crop import centre_crop
 from slowflow.data.folder import image_files
 from slowflow.errors import DataError, InputError, MissingExtraError
-from slowflow.io import checkpoint, ranks
+from slowflow.io import checkpoint, ranks, space
 from slowflow.io.run import RunFolder
+from slowflow.memory import in_parts
 
 POSTERIORS = ("sample", "mean")
 
@@ -91,19 +93,20 @@ def encode_folder(
     run = RunFolder(out, "encode", {"images": _listing(folder, files), "codec": codec.facts(), "encode": config})
     if run.finished:
         return dict(run.manifest["result"])
-    (run.path / "shards").mkdir(exist_ok=True)
+    progress = run.watched(progress)
     items = len(files) * (2 if config.flips else 1)
+    here = ranks.current()
+    if here.leads:
+        space.require(run.path, items * (4 * math.prod(shape) + 8), "encoding these images")
     firsts = range(0, items, config.shard)
     shards = [f"shards/{first:08d}.safetensors" for first in firsts]
-    here = ranks.current()
     share = here.share(run.path, shards)
     for first, name in zip(firsts, shards, strict=True):
         ids = range(first, min(first + config.shard, items))
         if name in share:
             here.check()
             _write_shard(run.path / name, files, ids, codec, config, shape)
-        if progress is not None:
-            progress(ids[-1] + 1, items, "encoding")
+        progress(ids[-1] + 1, items, "encoding")
     here.gathered(run.path, shards)
     result = {
         "count": items,
@@ -133,6 +136,7 @@ def _write_shard(
     config: EncodeConfig,
     shape: tuple[int, int, int],
 ) -> None:
+    device = next(codec.net.parameters()).device if codec.net is not None else torch.device("cpu")
     parts = []
     for first in range(ids.start, ids.stop, config.batch):
         some = range(first, min(first + config.batch, ids.stop))
@@ -142,9 +146,12 @@ def _write_shard(
             if config.posterior == "sample"
             else None
         )
-        device = next(codec.net.parameters()).device if codec.net is not None else torch.device("cpu")
-        found = codec.encode(images.to(device), None if noise is None else noise.to(device, torch.float32))
-        parts.append(found.cpu().float())
+
+        def encoded(i: int, j: int, images: Tensor = images, noise: Tensor | None = noise) -> Tensor:
+            drawn = None if noise is None else noise[i:j].to(device, torch.float32)
+            return codec.encode(images[i:j].to(device), drawn).cpu().float()
+
+        parts += in_parts(codec, encoded, len(images))
     labels = torch.tensor([files[i % len(files)][1] for i in ids], dtype=torch.int64)
     checkpoint.save(path, {"data": torch.cat(parts), "labels": labels}, {})
 

@@ -71,6 +71,9 @@ def open_moments(folder: Path, seed: int = 0) -> ImageSet:
     rows = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not all(isinstance(r, list) and len(r) == 2 for r in rows) or not rows:
         raise DataError(f"{folder / 'dataset.json'} has no list 'labels' of [name, label]")
+    away = [str(name) for name, _ in rows if not (folder / str(name)).resolve().is_relative_to(folder.resolve())]
+    if away:
+        raise DataError(f"{folder / 'dataset.json'} names '{away[0]}', which lies outside of the folder")
     latents = [_draw(folder / str(name), i, seed) for i, (name, _) in enumerate(rows)]
     if len({latent.shape for latent in latents}) > 1:
         raise DataError(f"the latents in {folder} have different shapes; all must be equal")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,21 @@ from slowflow.data.latents import is_encoded, moments_folder, open_encoded, open
 from slowflow.data.sets import SETS
 from slowflow.errors import DataError, MissingExtraError
 from slowflow.io import checkpoint
+
+UNFOLDS = 100
+"""A compressed file may unfold to so many times its size; images and latents come to about twenty at most."""
+UNREADABLE = (
+    ValueError,
+    OSError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    MemoryError,  # a header that claims more than there is memory
+    RuntimeError,  # encrypted members
+    NotImplementedError,  # compression methods of other programs
+)
+"""How a damaged or foreign .npz shows."""
 
 
 def open_data(spec: str | Path | ImageSet, *, classes: int | None = None) -> ImageSet:
@@ -64,10 +80,17 @@ def _open_path(path: Path) -> ImageSet:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
+        with zipfile.ZipFile(path) as archive:
+            unfolded = sum(entry.file_size for entry in archive.infolist())
+        if unfolded > UNFOLDS * path.stat().st_size:
+            raise DataError(
+                f"{path} is compressed {unfolded // max(path.stat().st_size, 1):,} times ({unfolded:,} bytes unfolded), "
+                f"which no real images are; write it uncompressed"
+            )
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise DataError(f"{path} is not a readable .npz file: {error}") from error
+    except UNREADABLE as error:
+        raise DataError(f"{path} is not a readable .npz file: {str(error) or type(error).__name__}") from error
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -26,7 +26,7 @@ from slowflow.flow.count import network_calls
 from slowflow.flow.course import Correction, course, recorded_remedy
 from slowflow.flow.generate import dequantise, labels_of, quantise
 from slowflow.flow.model import FlowModel
-from slowflow.io import checkpoint, ranks
+from slowflow.io import checkpoint, ranks, space
 from slowflow.io.run import RunFolder, environment, read_json
 
 Progress = Callable[[int, int, str], None]
@@ -110,7 +110,10 @@ def evaluate(
     made = {steps: states for steps, states in (known or {}).items() if len(states) >= sampling.samples}
     needed = [s for s in sampling.steps if s not in made and not (folder.path / feature_file(s)).exists()]
     parts, here = Parts(folder.path, model, sampling, needed, remedy), ranks.current()
-    parts.make(_report(sampling, progress or _unseen))
+    if here.leads:
+        size = features.bytes(len(sampling.steps) + 1, sampling.samples, model.shape)
+        space.require(folder.path, size, "this evaluation", beside=parts.bytes)
+    parts.make(_report(sampling, folder.watched(progress)))
     if here.leads:
         _judge(folder, model, features, reference, sampling, parts, made, part)
     here.meet()
@@ -152,10 +155,6 @@ def _report(sampling: Sampling, progress: Progress) -> Callable[[int, int], None
     before = {steps: sampling.samples * sum(sampling.steps[:k]) for k, steps in enumerate(sampling.steps)}
     total = sampling.samples * sum(sampling.steps)
     return lambda steps, count: progress(before[steps] + count * steps, total, f"sampling, {steps} steps")
-
-
-def _unseen(done: int, total: int, note: str) -> None:
-    """Nobody asked for progress."""
 
 
 def _all_steps(
@@ -280,7 +279,8 @@ def evaluate_file(
     if folder.finished:
         return Evaluation.load(folder.path)
     if here.leads:
-        _judge_file(folder, made, told, steps, features, reference, progress or _unseen)
+        space.require(folder.path, features.bytes(2, made.n, made.shape), "this evaluation")
+        _judge_file(folder, made, told, steps, features, reference, folder.watched(progress))
     here.meet()
     return Evaluation.load(folder.path)
 

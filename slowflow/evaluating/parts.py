@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -106,6 +107,11 @@ class Parts:
     def states(self, steps: int) -> Tensor:
         """All samples of one step count, once every part is there."""
         return torch.cat([checkpoint.load(self.folder / name).tensors["states"] for name in self._names(steps)])
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that all samples take until they are cleared."""
+        return len(self.steps) * self.how.samples * 4 * math.prod(self.model.shape)
 
     def clear(self) -> None:
         """Features of every sample are kept; the samples need not be."""

@@ -12,6 +12,7 @@ or how many processes share the work, and no sample is drawn twice to fill a bat
 from __future__ import annotations
 
 import glob
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -31,7 +32,7 @@ from slowflow.flow.count import network_calls
 from slowflow.flow.course import Correction, recorded_remedy
 from slowflow.flow.generate import final_states, labels_of, quantise, state_dtype
 from slowflow.flow.model import FlowModel
-from slowflow.io import atomic, checkpoint, ranks
+from slowflow.io import atomic, checkpoint, ranks, space
 from slowflow.io.run import RunFolder, environment, read_json
 
 EXECUTION = ("shard", "batch_size")
@@ -214,20 +215,24 @@ def sample(
     stamp, parts = file.with_name(file.name + ".json"), file.with_name(file.name + ".parts")
     if file.exists():
         _must_be_ours(file, stamp, protocol)
-        shutil.rmtree(parts, ignore_errors=True)  # of a run that was stopped between the file and its end
+        if ranks.current().leads and (parts / "config.json").is_file():
+            shutil.rmtree(parts, ignore_errors=True)  # killed between the last write and tidying up
         return answer
-    settings = {**protocol, "shard": config.shard}
-    shards = _Shards(model, config, decoder, remedy, RunFolder(parts, "sample", settings).path)
+    run = RunFolder(parts, "sample", {**protocol, "shard": config.shard})
+    progress, here = run.watched(progress), ranks.current()
+    shards = _Shards(model, config, decoder, remedy, run.path)
+    if here.leads:
+        # a decoder makes larger ones, which nobody knows beforehand
+        each = math.prod(model.shape) * (5 if pixels else 8)
+        space.require(parts, config.n * each, f"{config.n} samples")
     names = [shards.path(first).name for first in shards.firsts]
-    here = ranks.current()
     share, done = here.share(parts, names), 0
     for first, name in zip(shards.firsts, names, strict=True):
         if name in share:
             here.check()
             shards.make(first)
         done += len(shards.ids(first))
-        if progress is not None:
-            progress(done, config.n, f"sampling, {config.steps} steps")
+        progress(done, config.n, f"sampling, {config.steps} steps")
     here.gathered(parts, names)
     if here.leads:
         for leftover in file.parent.glob(f".{glob.escape(file.name)}.*.part"):
@@ -257,7 +262,7 @@ def _write(file: Path, shards: _Shards, pixels: bool) -> None:
             _all(shards, pixels),
         )
     ]
-    free = shutil.disk_usage(file.parent).free
+    free = space.free(file.parent)
     if free < members[0].size:
         raise EnvironmentProblem(
             f"{file} needs {members[0].size:,} bytes and {free:,} are free; the samples are safe in {shards.folder}, "

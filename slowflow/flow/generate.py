@@ -82,7 +82,8 @@ def final_states(
         state = noise_of(seed, some, model.shape).to(device, state_dtype(device))
         cond = torch.from_numpy(classes[i : i + batch_size]).to(device)
         last = state
-        for _, reached in walk(way.field, way.method, state, cond, way.grid, fresh_noise(seed, some, model.shape)):
+        fresh = fresh_noise(seed, some, model.shape)
+        for _, reached in walk(way.field, way.method, state, cond, way.grid, fresh, some):
             last = reached
         parts.append(last.to("cpu", torch.float32))
         if progress is not None:

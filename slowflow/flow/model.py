@@ -24,6 +24,7 @@ from slowflow.flow.prediction import Prediction as Prediction
 from slowflow.flow.prediction import convert as convert
 from slowflow.flow.prediction import regression_target as regression_target
 from slowflow.flow.predictor import Predictor as Predictor
+from slowflow.memory import in_parts
 
 
 def combine(path: Interpolant, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -156,13 +157,20 @@ class FlowModel:
         label = self.label(t.to(torch.float64)).to(torch.promote_types(self.dtype, torch.float32))
         if label.ndim == 0:
             label = label.to(state.device, non_blocking=True).expand(state.shape[0])
-        whole = self.net(state.to(self.dtype), label, cond)
+        whole = self._called(state.to(self.dtype), label, cond)
         out = first_output(whole, self.shape[0])
         if out.shape != state.shape:
             raise InputError(
                 f"'{self.name}' returned shape {tuple(out.shape)} for states of shape {tuple(state.shape)}"
             )
         return out if self.sign == 1.0 else self.sign * out, whole
+
+    def _called(self, state: Tensor, label: Tensor, cond: Tensor) -> Any:
+        """The network's output; without gradients in as many parts as memory asks for."""
+        if torch.is_grad_enabled() or not len(state):  # activations stay: a training step is cut by its loop instead
+            return self.net(state, label, cond)
+        parts = in_parts(self.net, lambda i, j: self.net(state[i:j], label[i:j], cond[i:j]), len(state))
+        return parts[0] if len(parts) == 1 else torch.cat([first_output(part, self.shape[0]) for part in parts])
 
     def target(self, noise: Tensor, data: Tensor, t: Float[Tensor, "..."]) -> Tensor:
         """What `raw` should return on the interpolation of (noise, data) at t."""

@@ -1,7 +1,7 @@
 """Atomic writes: a file under its final name is always complete.
 
-Write aside in the same folder, sync, rename, sync the folder. Every durable operation passes `_durable`, so that a
-test can stop the process after the n-th one and check that the same command finishes the run.
+Write aside in the same folder, sync, rename, sync the folder. `after_durable` is called after each, so that a test can
+stop the process after the n-th one and check that the same command finishes the run.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from slowflow.errors import EnvironmentProblem
+from slowflow.io import space
 
 after_durable: Callable[[Path], None] | None = None
 """Called after each completed write with its path; only crash tests set it."""
@@ -43,7 +44,9 @@ def write_with(path: str | Path, write: Callable[[BinaryIO], None], size: int) -
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise EnvironmentProblem(f"cannot write {path} ({size:,} bytes): {error.strerror or error}") from error
+        raise EnvironmentProblem(
+            f"cannot write {path} ({size:,} bytes): {error.strerror or error}{space.said(path, size, error.errno)}"
+        ) from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)

@@ -1,12 +1,17 @@
 """Checkpoint files, opened safely.
 
 The only place that calls `torch.load`, always with weights_only; nothing here runs code from a file. Weights are
-written as safetensors with one JSON string as metadata (one key, because the order of several is not stable).
+written as safetensors with one JSON string as metadata (one key, because the order of several is not stable); in it is a
+hash of everything the file holds, because neither format notices a flipped bit by itself.
+
+A PyTorch file is a zip archive with a pickle inside. Before the pickle is read, the archive must be what torch.save
+writes: nothing compressed, nothing outside, no code; and what comes out may not be larger than the file.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import re
@@ -28,6 +33,7 @@ from slowflow.io import atomic
 PREFIXES = ("module.", "_orig_mod.")
 CONTAINERS = ("ema", "model", "state_dict")
 METADATA_KEY = "slowflow"
+SEAL = "content_sha256"
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
         # tied weights share memory, which the format refuses; each name gets its own copy
         plain[name] = held.clone() if held.untyped_storage().data_ptr() in seen else held
         seen.add(held.untyped_storage().data_ptr())
-    text = json.dumps(dict(metadata), sort_keys=True, allow_nan=False)
+    text = json.dumps({**metadata, SEAL: _seal(plain, metadata)}, sort_keys=True, allow_nan=False)
     atomic.write_bytes(path, safetensors.torch.save(plain, {METADATA_KEY: text}))
 
 
@@ -77,13 +83,17 @@ def load(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"no such checkpoint: {path}")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty (0 bytes), expected a checkpoint")
-    with open(path, "rb") as file:
-        start = file.read(9)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     # a safetensors file begins with the length of its JSON header, whose bytes may look like any other format's
     is_safetensors = start[8:] == b"{" and int.from_bytes(start[:8], "little") + 8 <= path.stat().st_size
     is_torch = not is_safetensors and (zipfile.is_zipfile(path) or start[:2] in (b"\x80\x02", b"PK"))
     content, metadata = (_load_torch(path), {}) if is_torch else _load_safetensors(path)
     part, tensors = _select(content, path)
+    _refuse_inflated(tensors, path)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
@@ -96,9 +106,66 @@ def metadata(path: str | Path) -> dict[str, Any]:
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             found = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-    except (safetensors.SafetensorError, json.JSONDecodeError, OSError, ValueError):
+    except (safetensors.SafetensorError, OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {key: value for key, value in found.items() if key != SEAL} if isinstance(found, dict) else {}
+
+
+def intact(path: str | Path) -> bool:
+    """True when the file opens and is what was written, as far as it carries its hash."""
+    try:
+        load(path)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _seal(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    """SHA-256 over names, types, shapes, values and metadata."""
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        if tensor.numel():  # an empty one from NumPy has strides that cannot be viewed as bytes
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _refuse_inflated(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A tensor may repeat its memory without end (stride 0); every number in a checkpoint stands in the file."""
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise CheckpointError(f"{path}: '{name}' is not a plain tensor ({tensor.layout}, {tensor.device.type})")
+        if type(tensor) not in (Tensor, torch.nn.Parameter):
+            raise CheckpointError(f"{path}: '{name}' is a {type(tensor).__name__}, expected a plain tensor")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path}: '{name}' claims {tensor.numel():,} numbers, but the file holds "
+                f"{tensor.untyped_storage().nbytes():,} bytes of it"
+            )
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that torch.save does not write.
+
+    Raises:
+        CheckpointError: compressed, overlapping or outside entries, a TorchScript program, or not an archive at all.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
+        raise CheckpointError(f"{path} ({path.stat().st_size:,} bytes) is a damaged archive: {error}") from error
+    reason = ""
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        reason = "it is compressed, as torch.save never does"
+    elif sum(entry.file_size for entry in entries) > path.stat().st_size:
+        reason = "its entries claim more bytes than the file has"
+    elif any(entry.filename.startswith("/") or ".." in Path(entry.filename).parts for entry in entries):
+        reason = "an entry points outside of it"
+    elif any("/code/" in f"/{entry.filename}" or entry.filename.endswith("constants.pkl") for entry in entries):
+        reason = "it is a TorchScript program, which is code"
+    if reason:
+        raise CheckpointError(f"{path} cannot be opened safely: {reason}; export its weights as safetensors")
 
 
 def save_torch(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -114,17 +181,26 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
             if not isinstance(metadata, dict):
                 raise ValueError(f"its metadata is a {type(metadata).__name__}, not a mapping")
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (safetensors.SafetensorError, json.JSONDecodeError, OSError, ValueError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} ({path.stat().st_size:,} bytes) is not a checkpoint, or is damaged: {error}"
         ) from error
+    recorded = metadata.pop(SEAL, None)
+    if recorded is not None and recorded != _seal(tensors, metadata):
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size:,} bytes) is damaged: its content differs from the hash it was written with"
+        )
+    return tensors, metadata
 
 
 def _load_torch(path: Path) -> Any:
+    if zipfile.is_zipfile(path):
+        _check_archive(path)
     try:
         # argparse.Namespace is what SiT, DiT and REPA trainers store beside the weights; it holds plain values
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on kinds of tensors that are refused afterwards
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged container fails in a dozen ways; none of them may look like a bug of ours
         code = re.search(r"GLOBAL (\S+)", str(error))

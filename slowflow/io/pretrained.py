@@ -122,7 +122,7 @@ def build(config: dict[str, Any], needed_for: str, where: Path | str = "the conf
         CheckpointError: no such class in the installed diffusers, or a config it does not take.
     """
     diffusers = require("diffusers", needed_for)
-    name = str(config.get("_class_name"))
+    name = str(config.get("_class_name"))[:80]
     kind = getattr(diffusers, name, None)
     if not inspect.isclass(kind) or not hasattr(kind, "from_config"):
         raise CheckpointError(

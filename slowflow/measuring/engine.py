@@ -6,7 +6,7 @@ anywhere goes on with the missing shards and ends in the same bytes. Several pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from slowflow.families.open import direction_test
 from slowflow.flow.course import Correction, field_of, recorded_remedy, solver_of
 from slowflow.flow.model import FlowModel
 from slowflow.flow.table import levels_of
-from slowflow.io import atomic, checkpoint, ranks
+from slowflow.io import atomic, checkpoint, ranks, space
 from slowflow.io.run import RunFolder
 from slowflow.measuring import screening, search
 from slowflow.measuring.measurement import Measurement
@@ -36,6 +36,8 @@ KEPT = 8
 """Samples whose whole trajectories are kept for pictures."""
 CHECKED = 2
 """Samples a shard on which one search engine is checked against the other."""
+HEADER, ENTRY = 150, 85
+"""Bytes of a shard beside its numbers, and of the name, type and shape of each of its tensors, about."""
 SPECTRAL = ("level", "level-learned", "clocks")
 """References that need the principal axes of the data."""
 
@@ -87,13 +89,16 @@ def measure(
     folder = RunFolder(out, "measure", config)
     if folder.finished:
         return Measurement.load(folder.path)
+    progress = folder.watched(progress)
     source, bank = Source(model, held, bank_set, probe, remedy), Bank.of(bank_set, conditional=model.classes > 0)
     engine = search.backend(probe.backend, model.interpolant, bank.largest)
     model.net.eval()
     conventions = direction_test(model, held)
     plan = list(_plan(source, probe))
-    names = [shard_name(kind, start, steps, int(ids[0])) for kind, start, steps, ids in plan]
     here = ranks.current()
+    if here.leads:
+        space.require(folder.path, footprint(source, bank, engine, plan), "this measurement")
+    names = [shard_name(kind, start, steps, int(ids[0])) for kind, start, steps, ids in plan]
     share = here.share(folder.path, names)
     total, done = sum(len(ids) for *_, ids in plan), 0
     for name, (kind, start, steps, ids) in zip(names, plan, strict=True):
@@ -105,8 +110,7 @@ def measure(
             here.check()
             _write_shard(file, source, source.make(kind, ids, steps, start), start, bank, engine)
         done += len(ids)
-        if progress is not None:
-            progress(done, total, f"{kind} states, {steps} steps")
+        progress(done, total, f"{kind} states, {steps} steps")
     here.gathered(folder.path, names)
     if here.leads:
         if "level" in probe.names:
@@ -135,6 +139,30 @@ def _finish(
     folder.finish(
         names, {"facts": facts, "summary": Measurement(folder.path, config_of(folder), facts, names).result()}
     )
+
+
+def footprint(source: Source, bank: Bank, engine: str, plan: Sequence[tuple[str, Start, int, np.ndarray]]) -> int:
+    """Bytes of all shards of a plan: two genuine samples tell what each sample takes, without a network call."""
+    probe, total = source.probe, 0
+    ends = 4 * int(np.prod(source.model.shape))  # a final or kept state in float32
+    for steps in probe.grids:
+        few = source.make("genuine", source.ids("genuine")[:2], steps)
+        tensors, _ = observed(source, few, "noise", bank, engine)
+        each: dict[str, int] = {}
+        entries: dict[str, int] = {}
+        for name, tensor in tensors.items():
+            owner = name.partition("/")[0] if "/" in name else ""
+            each[owner] = each.get(owner, 0) + (0 if name == "t" else tensor.nbytes // len(few.ids))
+            entries[owner] = entries.get(owner, 0) + ENTRY
+        for kind, start, of, ids in plan:
+            if of != steps:
+                continue
+            names = [n for n in probe.names if kind in FROM_IMAGES or REFERENCES.get(n).start == start]
+            owners = ["", *names, *probe.measures]
+            total += HEADER + sum(entries.get(n, 0) + len(ids) * each.get(n, 0) for n in owners)
+            if kind == "model" and start == "noise":
+                total += ends * (len(ids) + steps * int(np.sum(ids < KEPT)))
+    return total
 
 
 def config_of(folder: RunFolder) -> dict[str, Any]:
@@ -205,6 +233,14 @@ def _plan(source: Source, probe: Probe) -> Iterator[tuple[str, Start, int, np.nd
 
 
 def _write_shard(path: Path, source: Source, batch: Trajectories, start: Start, bank: Bank, engine: str) -> None:
+    tensors, facts = observed(source, batch, start, bank, engine)
+    checkpoint.save(path, tensors, {"search": facts})
+
+
+def observed(
+    source: Source, batch: Trajectories, start: Start, bank: Bank, engine: str
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """What a shard holds of some trajectories, and how the search went."""
     probe = source.probe
     tensors = {
         "ids": torch.from_numpy(batch.ids.astype(np.int64)),
@@ -234,7 +270,7 @@ def _write_shard(path: Path, source: Source, batch: Trajectories, start: Start, 
     if batch.kind == "model" and start == "noise":
         tensors["final"] = torch.from_numpy(batch.endpoint.astype(np.float32))
         tensors["kept"] = torch.from_numpy(batch.states[batch.ids < KEPT].astype(np.float32))
-    checkpoint.save(path, tensors, {"search": facts})
+    return tensors, facts
 
 
 def _agreement(name: str, batch: Trajectories, bank: Bank, found: Assigned, engine: str) -> dict[str, float]:

@@ -188,7 +188,7 @@ class Source:
         cond = torch.from_numpy(labels_of(ids, self.model.classes)).to(way.device)
         begin = noise.to(way.device, state_dtype(way.device))
         fresh = fresh_noise(self.probe.seed, ids, self.model.shape)
-        walked = walk(way.field, way.method, begin, cond, way.grid, fresh)
+        walked = walk(way.field, way.method, begin, cond, way.grid, fresh, ids)
         stacked = torch.stack([x for k, x in walked if k and k % way.every == 0], dim=1).cpu().to(torch.float64)
         return self._record(kind, ids, stacked, noise, stacked[:, -1], way.times, datum)
 

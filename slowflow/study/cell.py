@@ -170,7 +170,7 @@ class Cell:
                 self.path / "posttrain",
                 heldout=protocol.heldout,
                 model_id=self.shared.base_id,
-                keep=protocol.lengths,
+                snapshots=protocol.lengths,
                 progress=lambda step, steps, note: progress(step * per_step, f"step {step} of {steps}, {note}"),
             )
         except NonFiniteError as error:

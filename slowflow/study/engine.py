@@ -67,12 +67,13 @@ def run_study(
     run = [cell for cell in cells if cell.arm.name in (BASE, *chosen)]
     missing = [cell for cell in run if not cell.finished]
     total = sum(cell.cost() for cell in run)
-    done = total - sum(cell.cost() for cell in missing)
+    done, beat = total - sum(cell.cost() for cell in missing), folder.watched(None)
     for number, cell in enumerate(missing):
         title = f"{cell.arm.name}, seed {cell.seed}"
         place = f"{len(run) - len(missing) + number + 1} of {len(run)}"
 
         def report(some: int, note: str, title: str = title, place: str = place, before: int = done) -> None:
+            beat(before + some, total, f"{place}: {title}, {note}")
             if progress is not None:
                 progress("study", before + some, total, f"{place}: {title}, {note}")
 

@@ -159,7 +159,7 @@ def pilot(
     )
     if not folder.finished:
         work = _Work(model, rest, fit_part, features, config, folder.path)
-        seen = _halved(work, plan, per_step, per_look, progress)
+        seen = _halved(work, plan, per_step, per_look, folder.watched(progress))
         pick = float(seen[-1].gammas[halving.survivors(seen[-1], 1)[0]])
         sure = halving.doubt(seen, pick)
         rows = [
@@ -216,9 +216,7 @@ class _Work:
         return found.estimate(config.metric, steps).value, found.resampled(config.metric, steps).tolist()
 
 
-def _halved(
-    work: _Work, plan: list[halving.Rung], per_step: int, per_look: int, progress: Progress | None
-) -> list[Sweep]:
+def _halved(work: _Work, plan: list[halving.Rung], per_step: int, per_look: int, progress: Progress) -> list[Sweep]:
     """Every rung; a rung that is on disk is read back."""
     config = work.config
     seen: list[Sweep] = []
@@ -236,8 +234,7 @@ def _halved(
                 for seed in config.seeds:
                     looks[-1].append(work.look(gamma, seed, rung.length))
                     done += (rung.length - reached) * per_step + per_look
-                    if progress is not None:
-                        progress(done, total, f"rung {number + 1} of {len(plan)}: gamma {gamma:g}, {rung.length} steps")
+                    progress(done, total, f"rung {number + 1} of {len(plan)}: gamma {gamma:g}, {rung.length} steps")
             values = [[value for value, _ in row] for row in looks]
             draws = [[draw for _, draw in row] for row in looks]
             atomic.write_json(file, canonical({"gammas": alive.tolist(), "values": values, "draws": draws}))

@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +24,10 @@ from slowflow.data.images import ImageSet
 from slowflow.errors import InputError, NonFiniteError
 from slowflow.flow.model import FlowModel, conditions
 from slowflow.flow.weighting import loss_weight
-from slowflow.io import checkpoint, ranks
+from slowflow.io import checkpoint, ranks, stopping
+from slowflow.memory import undivided
 from slowflow.remedies.base import TrainingRemedy
+from slowflow.train.fitting import in_pieces
 from slowflow.train.state import TrainState
 from slowflow.train.teams import Team, team
 
@@ -162,10 +165,13 @@ def step_loss(model: FlowModel, remedy: TrainingRemedy, data: ImageSet, config: 
     return batch_loss(model, step_batch(model, remedy, data, config, step), config.mixed)
 
 
-def _backward(model: FlowModel, batch: Batch, config: TrainConfig, team: Team) -> float:
-    """Add the gradient of the whole batch, one piece after the other; returns the loss, without a gradient if not finite."""
+def _backward(model: FlowModel, batch: Batch, config: TrainConfig, team: Team, size: int) -> float:
+    """Add the gradient of the whole batch, one piece of at most `size` images after the other.
+
+    Returns the loss, without a gradient if not finite.
+    """
     total = 0.0
-    cuts = team.cuts(len(batch.state), config.micro_batch)
+    cuts = team.cuts(len(batch.state), size)
     for k, (rows, share) in enumerate(cuts):
         with team.exchanging(k == len(cuts) - 1):
             loss = batch_loss(model, batch.at(rows), config.mixed)
@@ -174,6 +180,13 @@ def _backward(model: FlowModel, batch: Batch, config: TrainConfig, team: Team) -
                 break  # ranks must not stop one by one: the others would wait for the gradient
             (loss if share == 1.0 else share * loss).backward()
     return team.mean(total)
+
+
+def _step(model: FlowModel, batch: Batch, config: TrainConfig, team: Team) -> float:
+    """`_backward`, in smaller pieces where memory runs out; ranks cannot change the number of theirs one by one."""
+    if not team.alone:
+        return _backward(model, batch, config, team, config.micro_batch)
+    return in_pieces(model.net, partial(_backward, model, batch, config, team), config.micro_batch, config.batch_size)
 
 
 def _idle(model: FlowModel, batch: Batch) -> bool:
@@ -199,6 +212,7 @@ def heldout_loss(model: FlowModel, heldout: ImageSet, seed: int, limit: int = 51
     return float(nn.functional.mse_loss(out, model.target(noise, data, t)))
 
 
+@stopping.deferred()
 def train(
     model: FlowModel,
     data: ImageSet,
@@ -209,6 +223,7 @@ def train(
     heldout: ImageSet | None = None,
     snapshots: Mapping[int, Path] | None = None,
     progress: Progress | None = None,
+    before_save: Callable[[TrainState], None] | None = None,
     parallel: str = "ddp",
     device: torch.device | None = None,
 ) -> TrainState:
@@ -225,10 +240,12 @@ def train(
         heldout: images for the held-out loss; none when None.
         snapshots: step -> file that the averaged weights of that step are written to.
         progress: called with (step, steps, note).
+        before_save: called with the state, on every rank, each time before it is saved.
         parallel: how joined ranks share the network: ddp (each has all of it) or fsdp (each has a part).
         device: for fsdp: where the parts go, when the whole network is too large for it and was opened elsewhere.
 
     Raises:
+        KeyboardInterrupt: a signal asked to stop; the state of the last step is saved.
         InputError: data of another shape or with more classes than the model.
         NonFiniteError: the loss is not finite; the last good state stays on disk.
     """
@@ -242,7 +259,9 @@ def train(
         for group in state.optimizer.param_groups:
             group["lr"] = config.learning_rate(state.step)
         state.optimizer.zero_grad(set_to_none=True)
-        loss = _backward(trained, step_batch(model, remedy, data, config, state.step), config, ours)
+        with undivided(ours.sharded):
+            batch = step_batch(model, remedy, data, config, state.step)
+        loss = _step(trained, batch, config, ours)
         if not math.isfinite(loss):
             raise _diverged("loss", loss, state.step, state_file)
         norm = ours.clipped(list(state.parameters.values()), config.clip)
@@ -254,7 +273,8 @@ def train(
         state.losses.append(loss)
         last = state.step == config.steps
         if heldout is not None and config.valid_every and (last or state.step % config.valid_every == 0):
-            value = heldout_loss(model.with_net(state.ema_net), heldout, config.seed)
+            with undivided(ours.sharded):
+                value = heldout_loss(model.with_net(state.ema_net), heldout, config.seed)
             state.validation.append((state.step, value))
         # before the state: a run that is cut between the two makes the snapshot again, never misses it
         if snapshots is not None and state.step in snapshots:
@@ -262,8 +282,12 @@ def train(
             if ranks.current().leads:
                 checkpoint.save(snapshots[state.step], averaged, {"step": state.step})
         state.settle(state_file)
-        if last or state.step % config.save_every == 0:
-            state.save(state_file, last=last)
+        asked = ours.anywhere(stopping.asked())
+        if last or asked or state.step % config.save_every == 0:
+            if before_save is not None:
+                before_save(state)
+            state.save(state_file, last=last or asked)
+            stopping.obey(asked)
         if progress is not None:
             recent = state.losses[-100:]
             progress(state.step, config.steps, f"loss {sum(recent) / len(recent):.4f}")

@@ -13,10 +13,13 @@ import torch
 from slowflow.config import canonical, digest
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError
+from slowflow.families.metadata import describe
 from slowflow.flow.model import FlowModel
 from slowflow.io import atomic, checkpoint
 from slowflow.io.run import RunFolder
 from slowflow.remedies import REMEDIES, TrainingRemedy, make, name_of
+from slowflow.train.keeping import Keep, keeper, require_room
+from slowflow.train.keeping import name as kept_file
 from slowflow.train.loop import Progress, TrainConfig, check_data, train
 from slowflow.train.pretrain import finish
 
@@ -63,7 +66,8 @@ def post_train(
     heldout: float = 0.2,
     model_id: dict[str, Any] | None = None,
     name: str | None = None,
-    keep: Sequence[int] = (),
+    keep: Keep | None = None,
+    snapshots: Sequence[int] = (),
     progress: Progress | None = None,
     parallel: str = "ddp",
     device: torch.device | None = None,
@@ -79,7 +83,8 @@ def post_train(
         heldout: share of each class that is held out.
         model_id: what identifies the starting point.
         name: of the result.
-        keep: steps whose averaged weights are also kept, in `snapshot_file(out, step)`.
+        keep: checkpoints that stay beside the last; none but it when None. No part of the configuration.
+        snapshots: steps whose averaged weights are also kept, in `snapshot_file(out, step)`.
         progress: called with (step, steps, note).
         parallel: how joined ranks share the network: ddp or fsdp; it enters no configuration, a run may go on with the other.
         device: for fsdp: where the parts go, when the model was opened elsewhere.
@@ -114,6 +119,9 @@ def post_train(
     if arrays:
         atomic.write_json(folder.path / ARRAYS, arrays)
     train_set, held = data.split(heldout)
+    keep = (keep or Keep()).checked(config)
+    require_room(folder.path, trained.net, keep, config)
+    provenance = {"start": canonical(record["model"]), "remedy": described, "train": asdict(config)}
     state = train(
         trained,
         train_set,
@@ -121,14 +129,15 @@ def post_train(
         config,
         folder.path / "state.safetensors",
         heldout=held,
-        snapshots={step: snapshot_file(folder.path, step) for step in keep},
-        progress=progress,
+        snapshots={step: snapshot_file(folder.path, step) for step in snapshots},
+        progress=folder.watched(progress),
+        before_save=keeper(folder.path, keep, config, {"model": describe(trained), "provenance": provenance}),
         parallel=parallel,
         device=device,
     )
-    provenance = {"start": canonical(record["model"]), "remedy": described, "train": asdict(config)}
     calls = {"trained": state.step * config.batch_size, "extra": state.step * bound.calls(config.batch_size)}
-    finish(folder, trained, state, train_set, provenance, files=[ARRAYS] if arrays else [], network_calls=calls)
+    files = [*([ARRAYS] if arrays else []), *(kept_file(step) for step in keep.steps(config.steps, config))]
+    finish(folder, trained, state, train_set, provenance, files=files, network_calls=calls)
     return with_weights(model, weights, trained.name)
 
 

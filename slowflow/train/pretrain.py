@@ -21,6 +21,7 @@ from slowflow.flow.model import FlowModel
 from slowflow.io import atomic, checkpoint, ranks
 from slowflow.io.run import RunFolder
 from slowflow.remedies.plain import Plain
+from slowflow.train.keeping import Keep, require_room
 from slowflow.train.loop import Progress, TrainConfig, check_data, train
 from slowflow.train.state import TrainState
 
@@ -86,8 +87,15 @@ def pretrain(
     weights = folder.path / "model.safetensors"
     if folder.finished:
         return weights
+    require_room(folder.path, model.net, Keep(), recipe.train)
     state = train(
-        model, train_set, Plain(), recipe.train, folder.path / "state.safetensors", heldout=heldout, progress=progress
+        model,
+        train_set,
+        Plain(),
+        recipe.train,
+        folder.path / "state.safetensors",
+        heldout=heldout,
+        progress=folder.watched(progress),
     )
     finish(folder, model, state, train_set, {"recipe": asdict(recipe)})
     return weights
@@ -103,7 +111,8 @@ def finish(
     files: Sequence[str] = (),
     **more: Any,
 ) -> None:
-    """Write the averaged weights, the loss curve and, last, the manifest, with `more` in its result."""
+    """Write the averaged weights, the loss curve and, last, the manifest; `files` are further ones of the run, `more` goes
+    into its result."""
     averaged = state.averaged()
     here = ranks.current()
     if not here.leads:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +17,11 @@ from slowflow.evaluating.features import open_features
 from slowflow.families.sit import flow_model
 from slowflow.families.sit.backbone import SiT, SiTConfig, initialise
 from slowflow.flow.model import FlowModel
-from slowflow.io import checkpoint, launch, ranks
+from slowflow.io import checkpoint, launch, ranks, stopping
 from slowflow.measuring.engine import measure
 from slowflow.records import Probe
 from slowflow.remedies.mixflow import MixFlow
+from slowflow.train.keeping import Keep, keeper
 from slowflow.train.loop import TrainConfig, train
 
 SHAPE = SiTConfig(4, 2, 1, hidden=8, depth=2, heads=2, classes=3)
@@ -42,14 +45,22 @@ def tiny(seed: int = 0, dtype: torch.dtype = torch.float64) -> FlowModel:
     return flow_model(net.to(dtype), path="linear", prediction="velocity", name="tiny")
 
 
-def trained(file, parallel="ddp", *, seed=0, dtype=torch.float64, progress=None, **settings):
+def trained(file, parallel="ddp", *, seed=0, dtype=torch.float64, progress=None, before_save=None, **settings):
     """A training state after `train`."""
     data, held = images().split(0.2)
     data = replace(data, data=data.data.to(dtype))
     held = replace(held, data=held.data.to(dtype))
     config = replace(CONFIG, **settings)
     return train(
-        tiny(seed, dtype), data, MixFlow(gamma=0.5), config, file, heldout=held, parallel=parallel, progress=progress
+        tiny(seed, dtype),
+        data,
+        MixFlow(gamma=0.5),
+        config,
+        file,
+        heldout=held,
+        parallel=parallel,
+        progress=progress,
+        before_save=before_save,
     )
 
 
@@ -126,6 +137,25 @@ def single(out: Path) -> None:
     for parallel in ("ddp", "fsdp"):
         state = trained(out / parallel / "state.safetensors", parallel, dtype=torch.float32, lr=2e-4, lr_final=2e-4)
         save(state, out / f"{parallel}.safetensors")
+
+
+def stopped(out: Path) -> None:
+    """The last rank is told to stop during step 7; every rank must end, and what step 7 made must be saved."""
+    here = ranks.current()
+
+    def progress(step: int, steps: int, note: str) -> None:
+        if here.rank == here.world - 1 and step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    for parallel in ("ddp", "fsdp"):
+        folder, config = out / parallel, replace(CONFIG, save_every=5)
+        kept = keeper(folder, Keep(last=1), config, {})
+        with stopping.listening():
+            try:
+                trained(folder / "state.safetensors", parallel, progress=progress, before_save=kept, save_every=5)
+            except KeyboardInterrupt:
+                (folder / f"stopped-{here.rank}").touch()
+        here.meet()
 
 
 def failing(out: Path) -> None:

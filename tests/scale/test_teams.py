@@ -112,6 +112,22 @@ def test_three_ranks_go_on_with_what_two_began_and_share_all_work(alone, pair, t
         assert contents(tmp_path / what) == contents(alone[1] / what)
 
 
+def test_a_signal_to_one_rank_stops_all_with_the_step_saved(alone, tmp_path):
+    run(2, "stopped", tmp_path)
+    for parallel in ("ddp", "fsdp"):
+        folder = tmp_path / parallel
+        assert {p.name for p in folder.glob("stopped-*")} == {"stopped-0", "stopped-1"}
+        assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step-00000005.safetensors"]
+        steps = []
+        state = crew.trained(folder / "state.safetensors", progress=lambda step, *_, steps=steps: steps.append(step))
+        assert steps[0] == 8  # nothing of the seven is lost
+        assert crew.farthest(crew.numbers(state), alone[0]) < NEAR
+    kept = [
+        checkpoint.load(tmp_path / p / "checkpoints" / "step-00000005.safetensors").tensors for p in ("ddp", "fsdp")
+    ]
+    assert crew.farthest(*kept) < NEAR
+
+
 def test_parts_are_safetensors_and_older_ones_are_removed(pair):
     folder = pair / "fsdp"
     assert json.loads((folder / "state.json").read_text()) == {"step": 50}

@@ -192,7 +192,7 @@ def test_a_length_is_the_same_run_stopped_there(whole, tmp_path):
         "seed": 1,
     }
     long = TrainConfig(steps=6, **settings)
-    post_train(model, images, MixFlow(gamma=0.5), long, tmp_path / "long", keep=(3, 6))
+    post_train(model, images, MixFlow(gamma=0.5), long, tmp_path / "long", snapshots=(3, 6))
     post_train(model, images, MixFlow(gamma=0.5), TrainConfig(steps=3, **settings), tmp_path / "short")
     kept_at_3 = checkpoint.load(snapshot_file(tmp_path / "long", 3)).tensors
     stopped_at_3 = checkpoint.load(tmp_path / "short" / "model.safetensors").tensors

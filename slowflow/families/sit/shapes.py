@@ -41,9 +41,17 @@ def must_have(tensors: dict[str, Tensor], kind: str, path: Path | str, axes: dic
 
 
 def depth_of(tensors: dict[str, Tensor], prefix: str = "blocks.") -> int:
-    """1 + the largest block index."""
-    indices = (name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix))
-    return 1 + max((int(index) for index in indices if index.isdigit()), default=-1)
+    """1 + the largest block index.
+
+    Raises:
+        CheckpointError: a file with few blocks that numbers them as if there were very many.
+    """
+    indices = {name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)}
+    numbers = {int(index) for index in indices if index.isascii() and index.isdigit() and len(index) < 6}
+    depth = 1 + max(numbers, default=-1)
+    if depth > 4 * len(numbers):  # a network of that depth would be built before its blocks are missed
+        raise CheckpointError(f"the file numbers its blocks up to {depth - 1} but holds {len(numbers)} of them")
+    return depth
 
 
 def config_from_shapes(tensors: dict[str, Tensor], heads: int | None, path: Path | str, kind: str = "SiT") -> SiTConfig:

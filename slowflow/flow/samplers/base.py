@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -59,6 +60,7 @@ def walk(
     cond: Int[Tensor, " sample"],
     grid: Float[Tensor, " times"],
     noise: Noise | None = None,
+    ids: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (k, state at grid[k]) for every time of the grid, the start included.
 
@@ -69,9 +71,10 @@ def walk(
         cond: class of each sample.
         grid: increasing times, float64.
         noise: source of fresh noise; required by stochastic samplers.
+        ids: of the samples, for messages.
 
     Raises:
-        NonFiniteError: a state is not finite; names the sample and the time.
+        NonFiniteError: a state is not finite; names the sample, the step and the time.
     """
     state, times = start, grid.cpu()  # times decide what is done; on the CPU no decision waits for the device
     health = _Health(start)
@@ -82,7 +85,7 @@ def walk(
             state = method.step(_for_step(model, times[k]), state, times[k], times[k + 1], cond, fresh)
         health.see(k, state)
         if state.device.type == "cpu" or k == len(times) - 2:
-            health.require(times)
+            health.require(times, ids)
         yield k + 1, state
 
 
@@ -100,15 +103,17 @@ class _Health:
         broken = ~torch.isfinite(state).flatten(1).all(dim=1)
         self._first = torch.where(broken & (self._first < 0), step, self._first)
 
-    def require(self, times: Tensor) -> None:
+    def require(self, times: Tensor, ids: Sequence[int] | np.ndarray | None = None) -> None:
         """Raise NonFiniteError for the first sample that broke first."""
         first = self._first.cpu()
         if not bool((first >= 0).any()):
             return
         step = int(first[first >= 0].min())
         bad = int((first == step).nonzero()[0])
+        who = f"sample {bad} of the batch" if ids is None else f"sample {int(ids[bad])}"
         raise NonFiniteError(
-            f"sample {bad} of the batch became NaN or infinite between t = {times[step]:.4f} and {times[step + 1]:.4f}"
+            f"{who} became NaN or infinite in step {step + 1} of {len(times) - 1}, between t = {times[step]:.4f} and "
+            f"{times[step + 1]:.4f}; the network's weights, dtype or guidance are to blame, more steps rarely help"
         )
 
 

@@ -143,6 +143,7 @@ def calibrate(
     folder = None if out is None else RunFolder(out, "calibrate", config)
     if folder is not None and folder.finished:
         return Calibration.load(folder.path)
+    progress = progress if folder is None else folder.watched(progress)
     rows, names, counts = [], [], {}
     for k, world in enumerate(_joined(first, places)):
         said = None if progress is None else _said(progress, world.name, k * samples, len(WORLDS) * samples)

@@ -277,6 +277,7 @@ def diagnose(
     folder = RunFolder(out or measured.path / "diagnosis", "diagnose", config)
     if folder.finished:
         return Diagnosis.load(folder.path)
+    progress = folder.watched(progress)
     seen, held = data.split(heldout)
     seen, _ = screened(seen, held, probe.bank, probe.seed)
     source = Source(model, held, seen, probe)
@@ -298,8 +299,7 @@ def diagnose(
             arrays = {**causes.probe(some), **causes.null(some)}
             tensors = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in arrays.items()}
             checkpoint.save(folder.path / names[-1], tensors, {})
-        if progress is not None:
-            progress(min(first + probe.shard, len(ids)), len(ids), f"{'/'.join(map(str, counts))} steps")
+        progress(min(first + probe.shard, len(ids)), len(ids), f"{'/'.join(map(str, counts))} steps")
     facts = {
         "counts": list(counts),
         "nodes": causes.nodes.tolist(),
