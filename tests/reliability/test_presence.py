@@ -205,6 +205,11 @@ def test_a_heartbeat_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch):
 def signalled(monkeypatch):
     """signalled(number, at): the process sends itself a signal while it works on step `at`."""
 
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # a shell starts jobs in the background so, and pytest inherits it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def arrange(number: int, at: int) -> None:
         honest = loop.step_batch
 
