@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any
 
 import typer
 from slowflow_cli import shared as s
 
-from slowflow.errors import InputError
+from slowflow.errors import InputError, did_you_mean
 
 WHAT = (
     "models",
@@ -92,8 +91,7 @@ def ls(
     """List what is registered, one line each."""
     out = s.Output(json, quiet=True)
     if what not in WHAT:
-        close = difflib.get_close_matches(what, WHAT, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
+        hint = did_you_mean(what, WHAT)
         raise InputError(f"nothing is listed under '{what}'{hint} (known: {', '.join(WHAT)})")
     rows = _listing(what)
     width = max((len(row["name"]) for row in rows), default=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,11 +77,6 @@ def _fitted(output: s.Output, model: Any, name: str, values: dict[str, Any], run
 
 
 def _parsed(text: str) -> tuple[str, Any]:
-    """key=value; the value as TOML has it, else a word."""
-    key, sign, value = text.partition("=")
-    if not sign or not key.strip():
-        raise InputError(f"--set is '{text}', expected key=value")
-    try:
-        return key.strip().replace("-", "_"), tomllib.loads(f"x = {value}")["x"]
-    except tomllib.TOMLDecodeError:
-        return key.strip().replace("-", "_"), value.strip()
+    """A setting; a dash in its name stands for an underscore."""
+    key, value = s.setting(text, "key=value")
+    return key.replace("-", "_"), value

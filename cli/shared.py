@@ -278,6 +278,38 @@ def setup(threads: int, device: str = "auto", dtype: str = "float32") -> tuple[A
     return found, dtypes[dtype]
 
 
+def setting(text: str, form: str) -> tuple[str, Any]:
+    """A --set as (name, value); the value as TOML has it, any other text as it is.
+
+    Raises:
+        InputError: no name, or no sign of equality; the sentence shows `form`.
+    """
+    import tomllib
+
+    key, sign, value = (part.strip() for part in text.partition("="))
+    if not sign or not key:
+        raise InputError(f"--set is '{text}', expected {form}")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+def gamma(text: str) -> float:
+    """A --gamma that is not `auto`.
+
+    Raises:
+        InputError: not a finite number.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        raise InputError(f"--gamma is '{text}', expected auto or a number between 0 and 1") from None
+    if not math.isfinite(number):
+        raise InputError(f"gamma is {text}, expected auto or a number between 0 and 1")
+    return number
+
+
 def batch_size(text: str) -> int:
     """`auto` is 64; anything else must be a number of samples."""
     if text == "auto":

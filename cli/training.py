@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -179,39 +178,17 @@ def chosen_remedy(name: str, gamma: str, measured: Any, settings: list[str], raw
     kind = REMEDIES.get(name)
     found: dict[str, Any] = {}
     for text in settings:
-        key, sign, value = text.partition("=")
-        if not sign or not key:
-            raise InputError(f"--set is '{text}', expected KEY=VALUE")
-        if key.strip() in FROM_MODEL:
-            raise InputError(f"--set {text}: the {key.strip()} is the model's own and cannot be set for a remedy")
-        found[key.strip()] = _value(value.strip())
+        key, value = s.setting(text, "KEY=VALUE")
+        if key in FROM_MODEL:
+            raise InputError(f"--set {text}: the {key} is the model's own and cannot be set for a remedy")
+        found[key] = value
     if gamma != "auto":
-        found["gamma"] = _number(gamma)
+        found["gamma"] = s.gamma(gamma)
         if "gamma" not in kind.settings():
             raise InputError(f"the remedy '{name}' has no gamma, but {gamma} was given")
     elif kind.measured == "gamma" and "gamma" not in found and measured is None:
         raise InputError("--gamma auto needs --run, the folder of a measurement; or give a number")
     return remedy(name, measured, raw=raw, **found)
-
-
-def _value(text: str) -> Any:
-    """A number, boolean or list as TOML has it, any other text as it is."""
-    import tomllib
-
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise InputError(f"--gamma is '{text}', expected auto or a number between 0 and 1") from None
-    if not math.isfinite(number):
-        raise InputError(f"gamma is {text}, expected auto or a number between 0 and 1")
-    return number
 
 
 def pretrain(

@@ -63,7 +63,7 @@ def run(
         sampling=Sampling(samples=samples, steps=tuple(eval_steps), sampler=sampler, seed=seed),
         features=features,
         train=TrainConfig(steps=train_steps, batch_size=size, lr=lr, lr_final=lr, seed=seed),
-        gamma=None if gamma == "auto" else _number(gamma),
+        gamma=None if gamma == "auto" else s.gamma(gamma),
         heldout=heldout,
     )
     asked = {"model": model, "family": family, "data": data}
@@ -122,10 +122,3 @@ def _whole(output: s.Output, opened: Any, asked: dict[str, Any], settings: Any, 
     report = (out / "report.html").resolve()
     output.say(f"\nreport: {report}")
     output.answer({**read_manifest(out, "run")["result"]["answer"], "report": str(report)})
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"--gamma is '{text}', expected auto or a number between 0 and 1") from None

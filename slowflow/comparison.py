@@ -216,13 +216,14 @@ def _meaning(study: StudyResult) -> dict[str, Any]:
 def answer(found: Comparison) -> dict[str, Any]:
     """The machine-readable answer of `slowflow compare --json`."""
     return {
-        "table": _plain(found.table),
-        "differences": _plain(found.differences),
+        "table": plain_rows(found.table),
+        "differences": plain_rows(found.differences),
         "lag_change": canonical(found.lag_change),
-        "regret": None if found.regret is None else _plain(found.regret),
+        "regret": None if found.regret is None else plain_rows(found.regret),
     }
 
 
-def _plain(table: pd.DataFrame) -> list[dict[str, Any]]:
+def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain values; what is not a number is None."""
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     return [canonical({str(key): value for key, value in row.items()}) for row in rows]

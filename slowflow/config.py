@@ -6,7 +6,6 @@ A setting that is unknown, of the wrong type or out of range is refused by name,
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import numbers
@@ -18,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from slowflow.errors import InputError
+from slowflow.errors import InputError, did_you_mean
 
 T = TypeVar("T")
 
@@ -55,8 +54,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     for key in mapping:
         if key not in fields:
-            close = difflib.get_close_matches(key, fields, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else f" (known: {', '.join(fields)})"
+            hint = did_you_mean(key, fields) or f" (known: {', '.join(fields)})"
             raise InputError(f"unknown setting '{key}' in {where}{hint}")
     missing = [
         name

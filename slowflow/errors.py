@@ -6,6 +6,9 @@ The command line turns the class into an exit code, so no caller has to parse th
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class SlowFlowError(Exception):
     """Base of all errors that SlowFlow raises on purpose; `exit_code` is what the command line returns."""
@@ -61,3 +64,9 @@ class MissingExtraError(EnvironmentProblem):
         super().__init__(
             f"{needed_for} needs the package '{package}', which is not installed: pip install 'slowflow[{extra}]'"
         )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` with the closest known name, empty when none is close: a part of an error's sentence."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -6,14 +6,13 @@ interpolant, a reference, a remedy or a figure therefore touches one new file an
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from slowflow.errors import InputError
+from slowflow.errors import InputError, did_you_mean
 
 T = TypeVar("T")
 
@@ -70,8 +69,7 @@ class Registry(Generic[T]):
         if name not in self._entries:
             self._scan()  # a name that is known already costs no import of its neighbours
         if name not in self._entries:
-            close = difflib.get_close_matches(name, self._entries, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
+            hint = did_you_mean(name, self._entries)
             raise InputError(f"unknown {self.kind} '{name}'{hint} (known: {', '.join(sorted(self._entries))})")
         return self._entries[name].value
 

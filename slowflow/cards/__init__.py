@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from slowflow.errors import CheckpointError, InputError
+from slowflow.errors import CheckpointError, InputError, did_you_mean
 from slowflow.io.run import file_sha256, read_json
 
 
@@ -76,7 +75,6 @@ def card(name: str, kind: str) -> Card:
     """
     known = {c.name: c for c in cards(kind)}
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
+        hint = did_you_mean(name, known)
         raise InputError(f"no bundled {kind} '{name}'{hint} (known: {', '.join(known)})")
     return known[name]

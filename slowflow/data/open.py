@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,7 +15,7 @@ from slowflow.data.folder import image_files
 from slowflow.data.images import ImageSet
 from slowflow.data.latents import is_encoded, moments_folder, open_encoded, open_moments
 from slowflow.data.sets import SETS
-from slowflow.errors import DataError, MissingExtraError
+from slowflow.errors import DataError, MissingExtraError, did_you_mean
 from slowflow.io import checkpoint
 
 UNFOLDS = 100
@@ -62,8 +61,7 @@ def open_data(spec: str | Path | ImageSet, *, classes: int | None = None) -> Ima
 
 def _open_path(path: Path) -> ImageSet:
     if not path.exists():
-        close = difflib.get_close_matches(str(path), SETS.names(), n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
+        hint = did_you_mean(str(path), SETS.names())
         raise DataError(f"no data set '{path}': neither a known name ({', '.join(SETS.names())}) nor a path{hint}")
     if path.is_dir():
         moments = moments_folder(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from slowflow import rng
 from slowflow.cards import card, cards
 from slowflow.data.images import ImageSet
-from slowflow.errors import CheckpointError, NonFiniteError, SlowFlowError
+from slowflow.errors import CheckpointError, NonFiniteError, SlowFlowError, did_you_mean
 from slowflow.families.base import FAMILIES, Opened, OpenOptions
 from slowflow.families.peer import folder_names
 from slowflow.flow.habits import Guiding
@@ -50,8 +49,7 @@ def open_model(spec: str | Path, family: str = DEFAULT, options: OpenOptions | N
     except CheckpointError as error:
         if path is None or not path.exists():
             known = ", ".join(c.name for c in cards("model"))
-            close = difflib.get_close_matches(str(spec), known.split(", "), n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
+            hint = did_you_mean(str(spec), known.split(", "))
             raise CheckpointError(f"no model '{spec}': neither a bundled name ({known}) nor a path{hint}") from error
         others = _families_that_fit(path, family)
         hint = f"; it would fit --family {' or '.join(others)}" if others else ""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from slowflow.config import from_mapping
-from slowflow.errors import InputError
+from slowflow.errors import InputError, did_you_mean
 from slowflow.registry import Registry
 from slowflow.remedies.base import Pair, TrainingRemedy
 
@@ -32,8 +31,7 @@ def make(name: str, settings: Mapping[str, Any]) -> TrainingRemedy:
     known = kind.settings()
     for key in settings:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
+            hint = did_you_mean(key, known)
             raise InputError(f"the remedy '{name}' has no setting '{key}'{hint} (it has: {', '.join(sorted(known))})")
     missing = [key for key in kind.needed() if key not in settings]
     if missing:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from slowflow.comparison import plain_rows
 from slowflow.config import canonical
 from slowflow.data.open import open_data
 from slowflow.errors import InputError
@@ -142,14 +143,8 @@ def planned(study: Study) -> list[dict[str, Any]]:
 def summary(result: StudyResult) -> dict[str, Any]:
     """The machine-readable answer of `slowflow study --json`."""
     return {
-        "table": canonical(_plain(result.rows)),
-        "lags": canonical(_plain(result.lags)),
-        "failed": canonical(_plain(result.failures)),
+        "table": plain_rows(result.rows),
+        "lags": plain_rows(result.lags),
+        "failed": plain_rows(result.failures),
         "protocol": result.protocol,
     }
-
-
-def _plain(table: Any) -> list[dict[str, Any]]:
-    """Rows as plain values; what is not a number is None."""
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    return [{str(key): value for key, value in row.items()} for row in rows]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from slowflow.config import from_mapping
-from slowflow.errors import InputError
+from slowflow.errors import InputError, did_you_mean
 from slowflow.registry import Registry
 from slowflow.remedies.sampling.base import Fit, SamplingRemedy
 from slowflow.remedies.sampling.findings import Findings
@@ -64,6 +63,5 @@ def _known(name: str, settings: Mapping[str, Any]) -> None:
     known = settings_of(name)
     for key in settings:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
+            hint = did_you_mean(key, known)
             raise InputError(f"the remedy '{name}' has no setting '{key}'{hint} (it has: {', '.join(known)})")

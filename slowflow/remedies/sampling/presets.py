@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from slowflow.config import read_toml
-from slowflow.errors import InputError
+from slowflow.errors import InputError, did_you_mean
 
 FILE = Path(__file__).with_name("presets.toml")
 
@@ -52,6 +51,5 @@ def preset(remedy: str, name: str) -> Preset:
         return known[name]
     if not known:
         raise InputError(f"the remedy '{remedy}' has no presets; its constants come from --set or --fit-from")
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
+    hint = did_you_mean(name, known)
     raise InputError(f"the remedy '{remedy}' has no preset '{name}'{hint} (known: {', '.join(known)})")
