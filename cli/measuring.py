@@ -303,7 +303,7 @@ def diagnose(
     where, precision = s.setup(threads, device, dtype)
     from slowflow.data.open import open_data
     from slowflow.io.run import read_manifest
-    from slowflow.measuring.causes.diagnosis import diagnose as find
+    from slowflow.measuring.causes.diagnosing import diagnose as find
     from slowflow.results import RunResult
 
     measured = RunResult.load(run).measured

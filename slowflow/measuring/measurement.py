@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from slowflow.config import canonical
 from slowflow.data.images import ImageSet
 from slowflow.data.open import open_data
 from slowflow.errors import InputError
@@ -26,19 +25,19 @@ from slowflow.flow.table import recorded
 from slowflow.io import checkpoint
 from slowflow.io.run import whole_manifest
 from slowflow.measuring import gamma
+from slowflow.measuring.answer import answer
 from slowflow.measuring.bootstrap import RESAMPLES, interval, weights
+from slowflow.measuring.cautions import cautions
 from slowflow.measuring.peers import MEASURES
 from slowflow.measuring.references import REFERENCES, Reference, Start
 from slowflow.measuring.shards import parsed
 from slowflow.measuring.slack import Reading, Slack, everyone
-from slowflow.records import Estimate, GammaFit
+from slowflow.records import GammaFit
 
 if TYPE_CHECKING:
     from slowflow.measuring.causes.diagnosis import Diagnosis
 
 QUANTILES = (0.05, 0.5, 0.95)
-ON_THE_EDGE = 0.5
-"""Share of a reference's m at or beyond an end of [0, 1] from which it is warned about."""
 
 
 @dataclass(frozen=True)
@@ -291,7 +290,7 @@ class Measurement:
             steps=steps,
             log_snr=lambda t: path.log_snr(torch.from_numpy(np.asarray(t, dtype=np.float64))).numpy(),
         )
-        return replace(gamma.recommend(fit, method), warnings=(*self._cautions(steps), *fit.warnings))
+        return replace(gamma.recommend(fit, method), warnings=(*cautions(self, steps), *fit.warnings))
 
     def asked(self, *, model: str | None = None, data: str | None = None) -> dict[str, Any]:
         """How model and data were asked for when this was measured, with what has moved since put in.
@@ -311,13 +310,13 @@ class Measurement:
         return found
 
     def diagnose(self, model: FlowModel | None = None, data: ImageSet | None = None, **settings: Any) -> Diagnosis:
-        """Why the states lag: `slowflow.measuring.causes.diagnosis.diagnose` on this measurement.
+        """Why the states lag: `slowflow.measuring.causes.diagnosing.diagnose` on this measurement.
 
         Args:
             model, data: what was measured; opened again where they were named, not given as objects.
             settings: out, samples, steps, progress.
         """
-        from slowflow.measuring.causes.diagnosis import diagnose
+        from slowflow.measuring.causes.diagnosing import diagnose
 
         if model is None or data is None:
             found = self.asked(model="" if model else None, data="" if data else None)
@@ -325,32 +324,6 @@ class Measurement:
             model = model or open_model(found["model"], found["family"], options).model
             data = data or open_data(found["data"], classes=model.classes)
         return diagnose(self, model, data, **settings)
-
-    def _cautions(self, steps: int) -> list[str]:
-        """What this data and this protocol do to the meaning of the numbers."""
-        found = [self.facts["conventions"]] if self.facts["conventions"] else []
-        found += self.facts.get("warnings", [])
-        if self.main_reference != "level":
-            found.append(
-                f"'level' was not measured; the verdict is read from '{self.main_reference}', where a perfect model is not at zero"
-            )
-        if self.config["probe"]["guidance"] != 1.0:
-            found.append(
-                "sampling was guided: its target is not the law of the nulls, so only guided minus unguided is a finding"
-            )
-        if self.config["probe"]["backend"] == "approximate":
-            found.append(
-                "the bank was searched approximately, which shifts m itself: see the signed error of the search"
-            )
-        for name in self.singles:
-            share = float(self.array("boundary", reference=name, steps=steps).mean())
-            if share >= ON_THE_EDGE:
-                found.append(
-                    f"at the boundary: {share:.0%} of all m under '{name}' lie at an end of [0, 1] and say nothing"
-                )
-        disagree = [n for n, facts in self.facts["search"].items() if facts.get("agreement", 1.0) < 1.0]
-        found += [f"the search engines disagree under '{name}'; its m cannot be trusted" for name in disagree]
-        return found
 
     def protocol(self) -> dict[str, Any]:
         """What a number from this measurement depends on."""
@@ -377,17 +350,7 @@ class Measurement:
 
     def result(self) -> dict[str, Any]:
         """The machine-readable answer of `slowflow measure --json`."""
-        fit = self.suggest()
-        return {
-            "references": {name: self._curves(name) for name in self.references},
-            "gamma": canonical(fit),
-            "verdict": fit.verdict,
-            "nfe": self.facts["nfe"],
-            "protocol": self.protocol(),
-            "search": self.facts["search"],
-            "measures": {name: _rows(self.measure(name)) for name in self.measures},
-            "by_steps": {str(steps): canonical(self.suggest(steps=steps)) for steps in self.steps},
-        }
+        return answer(self)
 
     def __str__(self) -> str:
         fit = self.suggest()
@@ -395,33 +358,3 @@ class Measurement:
             f"Measurement of '{self.config['model']['name']}' in {self.path}: {self.config['probe']['samples']} samples, "
             f"{self.steps} steps, {', '.join(self.references)}; {fit.verdict}, gamma {fit.gamma:.3f}"
         )
-
-    def _curves(self, reference: str) -> dict[str, Any]:
-        """The curves of one reference; those of `clocks` are the signal clock's, with the noise clock's beside them."""
-        if reference in self.singles:
-            return self._curve(reference)
-        return {**self._curve("signal clock"), "noise": self._curve("noise clock")}
-
-    def _curve(self, reading: str) -> dict[str, Any]:
-        table, kinds = self.summary(reading), self.readings()[reading]
-        n = len(kinds["model"])
-
-        def curve(name: str, count: int = n) -> list[dict[str, Any]]:
-            rows = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
-            return [canonical(Estimate(float(v), float(low), float(high), count)) for v, low, high in rows]
-
-        out: dict[str, Any] = {"t": table["t"].tolist(), "m": curve("m_model"), "null": None, "excess": None}
-        if "genuine" in kinds:
-            count = len(kinds["genuine"])
-            out |= {"null": curve("m_genuine", count), "excess": curve("excess_genuine", min(n, count))}
-        if "exact" in kinds:
-            out |= {"exact": curve("m_exact"), "excess_over_exact": curve("excess_exact")}
-        for name in ("residual", "boundary"):
-            out[name] = table[name].tolist() if name in table else None
-        return out
-
-
-def _rows(table: pd.DataFrame) -> list[dict[str, float | None]]:
-    """Rows as plain values; what could not be estimated is None."""
-    rows = table.to_dict("records")
-    return [{str(key): None if pd.isna(value) else value for key, value in row.items()} for row in rows]

@@ -19,7 +19,8 @@ from slowflow.flow.model import FlowModel, Predictor
 from slowflow.flow.planted import Scaled, Smoothed
 from slowflow.flow.spectral import SpectralMixture, solve_gaussian
 from slowflow.measuring.causes.bands import Bands
-from slowflow.measuring.causes.diagnosis import Diagnosis, diagnose
+from slowflow.measuring.causes.diagnosing import diagnose
+from slowflow.measuring.causes.diagnosis import Diagnosis
 from slowflow.measuring.causes.nodes import nodes_of
 from slowflow.measuring.causes.probing import Causes, node_times, step_counts
 from slowflow.measuring.causes.shares import PARTS, Division, Energies, divided, off_path, richardson

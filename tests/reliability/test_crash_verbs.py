@@ -23,7 +23,7 @@ from slowflow.evaluating.sampling import SampleConfig, sample
 from slowflow.flow.model import FlowModel
 from slowflow.io import atomic, holder
 from slowflow.measuring.calibration.calibration import calibrate
-from slowflow.measuring.causes.diagnosis import diagnose
+from slowflow.measuring.causes.diagnosing import diagnose
 from slowflow.measuring.engine import measure
 from slowflow.records import Probe
 from slowflow.train.loop import TrainConfig
