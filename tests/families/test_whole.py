@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from peers import easy_data, whole_loop
-from tiny import family, fresh, model_of, trained
+from tiny import KINDS, family, fresh, model_of, trained
 
 from slowflow.data.open import open_data
 from slowflow.errors import DataError, InputError
@@ -21,6 +21,7 @@ from slowflow.io.run import verify
 from slowflow.pipeline import RunConfig, run
 from slowflow.records import Probe
 from slowflow.remedies.plain import Plain
+from slowflow.testing import check_model
 from slowflow.train.loop import TrainConfig, batch_loss, step_batch
 from slowflow.train.teams import Alone
 
@@ -75,6 +76,11 @@ def test_one_run_ends_in_a_report(kind, files, data, tmp_path):
     if kind == "rae":
         assert model["conventions"]["shift"] == pytest.approx((32 / 4096) ** 0.5)
         assert model["conventions"]["t_max"] < 1.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_contract_of_a_model(kind):
+    check_model(model_of(kind))
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)

@@ -18,7 +18,7 @@ from slowflow.remedies.sampling import SAMPLING_REMEDIES, make
 from slowflow.remedies.sampling.base import Fit, SamplingRemedy
 from slowflow.remedies.sampling.label_correction_per_state import LabelCorrectionPerState
 from slowflow.remedies.sampling.presets import preset, presets
-from slowflow.testing_sampling import check_sampling_remedy
+from slowflow.testing import check_sampling_remedy
 
 DOUBLE = torch.float64
 PATHS = ("linear", "gvp", "vp")

@@ -1,22 +1,23 @@
-"""Public contracts: what anything that is added to SlowFlow must keep, as functions that other people's tests can call.
+"""The contract of a training remedy.
 
-    from slowflow.testing import check_training_remedy
-    check_training_remedy(MyRemedy(strength=0.3), model)
-
-A check returns nothing and raises AssertionError with one sentence. torch is imported inside: naming a check costs nothing.
+from slowflow.testing import check_training_remedy
+check_training_remedy(MyRemedy(strength=0.3), model)
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
-    from slowflow.flow.model import FlowModel
-    from slowflow.remedies import TrainingRemedy
+from slowflow.flow.interpolants import INTERPOLANTS
+from slowflow.flow.model import FlowModel
+from slowflow.remedies import REMEDIES, TrainingRemedy, make, name_of
+from slowflow.testing.promises import require
 
 
 def check_training_remedy(remedy: TrainingRemedy, model: FlowModel, *, n: int = 8, seed: int = 0) -> None:
@@ -36,14 +37,10 @@ def check_training_remedy(remedy: TrainingRemedy, model: FlowModel, *, n: int = 
         AssertionError: a promise is broken; says which.
         InputError: the remedy refuses this model.
     """
-    import torch
-
-    from slowflow.remedies import REMEDIES
-
     before = copy.deepcopy(remedy)
     counted, calls = _counted(model)
     bound = remedy.bound(counted)
-    _require(type(bound) is type(remedy) and remedy == before, "bound() returns a remedy of its kind and leaves itself")
+    require(type(bound) is type(remedy) and remedy == before, "bound() returns a remedy of its kind and leaves itself")
     draw = torch.Generator().manual_seed(seed)
     noise, data = (torch.randn((n, *model.shape), generator=draw) for _ in range(2))
     cond = torch.arange(n) % max(model.classes, 1)
@@ -56,45 +53,38 @@ def check_training_remedy(remedy: TrainingRemedy, model: FlowModel, *, n: int = 
         return bound.pair(noise, data, torch.Generator().manual_seed(at), cond)
 
     first = pair(seed)
-    _require(calls() == bound.calls(n), f"calls({n}) says {bound.calls(n)} network calls, {calls()} were made")
+    require(calls() == bound.calls(n), f"calls({n}) says {bound.calls(n)} network calls, {calls()} were made")
     inputs = ((noise, noise_before), (data, data_before), (cond, cond_before))
-    _require(all(torch.equal(a, b) for a, b in inputs), "noise, data and conditions are not changed")
+    require(all(torch.equal(a, b) for a, b in inputs), "noise, data and conditions are not changed")
     again, other = pair(seed), pair(seed + 1)
-    _require(_same(first, again), "the same generator gives the same pair")
-    _require(not torch.equal(first.t, other.t), "another generator gives other times")
-    _require(torch.equal(torch.get_rng_state(), stream), "nothing is drawn from torch's global stream")
+    require(_same(first, again), "the same generator gives the same pair")
+    require(not torch.equal(first.t, other.t), "another generator gives other times")
+    require(torch.equal(torch.get_rng_state(), stream), "nothing is drawn from torch's global stream")
     kept = all(torch.equal(value, weights[name]) for name, value in counted.net.state_dict().items())
-    _require(kept and counted.net.training, "the network keeps its weights, buffers and training mode")
+    require(kept and counted.net.training, "the network keeps its weights, buffers and training mode")
     _check_pair(first, data)
     record = bound.record()
-    _require(json.loads(json.dumps(record)) == record, "record() is plain JSON")
+    require(json.loads(json.dumps(record)) == record, "record() is plain JSON")
     if any(type(remedy) is entry.value for entry in REMEDIES):
         _check_record(bound, record)
 
 
 def _check_pair(pair: Any, data: Tensor) -> None:
     """Shapes, dtypes, range and gradients of what a step sees."""
-    import torch
-
     for name, part in (("state", pair.state), ("target", pair.target)):
-        _require(part.shape == data.shape, f"the {name} has shape {tuple(part.shape)}, the data {tuple(data.shape)}")
-        _require(part.dtype == data.dtype, f"the {name} is {part.dtype}, the data are {data.dtype}")
-        _require(bool(torch.isfinite(part).all()), f"the {name} holds NaN or infinite values")
-    _require(pair.t.shape == data.shape[:1], f"labels have shape {tuple(pair.t.shape)}, expected one a row")
-    _require(bool(((pair.t >= 0) & (pair.t <= 1)).all()), "labels lie in [0, 1]")
-    _require(not any(part.requires_grad for part in pair), "no gradient flows through a pair")
+        require(part.shape == data.shape, f"the {name} has shape {tuple(part.shape)}, the data {tuple(data.shape)}")
+        require(part.dtype == data.dtype, f"the {name} is {part.dtype}, the data are {data.dtype}")
+        require(bool(torch.isfinite(part).all()), f"the {name} holds NaN or infinite values")
+    require(pair.t.shape == data.shape[:1], f"labels have shape {tuple(pair.t.shape)}, expected one a row")
+    require(bool(((pair.t >= 0) & (pair.t <= 1)).all()), "labels lie in [0, 1]")
+    require(not any(part.requires_grad for part in pair), "no gradient flows through a pair")
 
 
 def _check_record(bound: TrainingRemedy, record: dict[str, Any]) -> None:
     """A record of a registered remedy makes it again."""
-    from dataclasses import replace
-
-    from slowflow.flow.interpolants import INTERPOLANTS
-    from slowflow.remedies import make, name_of
-
     if record["interpolant"] in INTERPOLANTS.names():  # a table that a model brought is not made from its name
         same = replace(bound, interpolant=record["interpolant"], model=None)
-        _require(make(name_of(bound), record) == same, "the remedy can be made again from its name and its record")
+        require(make(name_of(bound), record) == same, "the remedy can be made again from its name and its record")
 
 
 def _counted(model: FlowModel) -> tuple[FlowModel, Any]:
@@ -111,11 +101,4 @@ def _counted(model: FlowModel) -> tuple[FlowModel, Any]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    import torch
-
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-def _require(kept: bool, promise: str) -> None:
-    if not kept:
-        raise AssertionError(f"broken promise: {promise}")

@@ -1,9 +1,7 @@
-"""The contract of a sampling remedy, as a function that anyone's remedy can be run through.
+"""The contract of a sampling remedy.
 
-    from slowflow.testing_sampling import check_sampling_remedy
-    check_sampling_remedy(MyRemedy(), MyRemedy(strength=0.1), model)
-
-A violation is an AssertionError with one sentence.
+from slowflow.testing import check_sampling_remedy
+check_sampling_remedy(MyRemedy(), MyRemedy(strength=0.1), model)
 """
 
 from __future__ import annotations
@@ -22,10 +20,9 @@ from slowflow.flow.predictor import Predictor
 from slowflow.flow.samplers import sampler, walk
 from slowflow.remedies.sampling import make
 from slowflow.remedies.sampling.base import SamplingRemedy
+from slowflow.testing.promises import require, require_close
 
 IDS = np.arange(3)
-TOLERANCE = 1e-9
-"""Of sums that must be equal but for rounding in float64."""
 
 
 def check_sampling_remedy(
@@ -42,10 +39,10 @@ def check_sampling_remedy(
     Raises:
         AssertionError: a promise is broken; the message says which.
     """
-    _must(not zero.active and active.active, "the first remedy is given at strength 0 and the second is not")
+    require(not zero.active and active.active, "the first remedy is given at strength 0 and the second is not")
     for remedy in (zero, active):
         again = make(remedy.name, remedy.settings())
-        _must(again.record() == remedy.record(), "its settings are plain, hold all of it, and make it again")
+        require(again.record() == remedy.record(), "its settings are plain, hold all of it, and make it again")
     _check_zero(zero, model, method, steps)
     _check_wrapper(active, model)
     _check_sampling(active, model, method, steps)
@@ -53,41 +50,41 @@ def check_sampling_remedy(
 
 def _check_zero(remedy: SamplingRemedy, model: FlowModel, method: str, steps: int) -> None:
     stepper = sampler(method)
-    _must(remedy.around(model) is model, "at strength 0 the model is handed back itself")
-    _must(remedy.solver(stepper, steps) == (stepper, steps), "at strength 0 the sampler is handed back itself")
+    require(remedy.around(model) is model, "at strength 0 the model is handed back itself")
+    require(remedy.solver(stepper, steps) == (stepper, steps), "at strength 0 the sampler is handed back itself")
     ours, theirs = (final_states(model, IDS, steps=steps, method=method, remedy=one) for one in (remedy, None))
-    _must(torch.equal(ours, theirs), "at strength 0 samples are those of the untouched model, bit for bit")
+    require(torch.equal(ours, theirs), "at strength 0 samples are those of the untouched model, bit for bit")
     calls = network_calls(model, method, steps)
-    _must(network_calls(model, method, steps, remedy=remedy) == calls, "at strength 0 it costs no network call")
+    require(network_calls(model, method, steps, remedy=remedy) == calls, "at strength 0 it costs no network call")
 
 
 def _check_wrapper(remedy: SamplingRemedy, model: FlowModel) -> None:
     wrapped = remedy.around(model)
-    _must(isinstance(wrapped, Predictor), "a remedied model is a model")
+    require(isinstance(wrapped, Predictor), "a remedied model is a model")
     for name in ("shape", "classes", "calls", "t_max"):
-        _must(getattr(wrapped, name) == getattr(model, name), f"a remedied model keeps the model's {name}")
+        require(getattr(wrapped, name) == getattr(model, name), f"a remedied model keeps the model's {name}")
     t = torch.tensor(0.4, dtype=torch.float64)
     state, cond = noise_of(1, IDS, model.shape), torch.zeros(len(IDS), dtype=torch.int64)
     before = state.clone()
     data, noise = wrapped.predict(state, t, cond)
-    _must(torch.equal(state, before), "predict leaves the state as it was")
-    _must(data.shape == noise.shape == state.shape and data.dtype == state.dtype, "predictions are like the state")
+    require(torch.equal(state, before), "predict leaves the state as it was")
+    require(data.shape == noise.shape == state.shape and data.dtype == state.dtype, "predictions are like the state")
     path = model.interpolant
-    _close(path.alpha(t) * data + path.sigma(t) * noise, state, "predicted data and noise add up to the state")
+    require_close(path.alpha(t) * data + path.sigma(t) * noise, state, "predicted data and noise add up to the state")
     alone = wrapped.predict(state[1:2], t, cond[1:2])[0]
-    _close(alone, data[1:2], "the answer for a state does not depend on its batch")
+    require_close(alone, data[1:2], "the answer for a state does not depend on its batch")
 
 
 def _check_sampling(remedy: SamplingRemedy, model: FlowModel, method: str, steps: int) -> None:
     first, again = (final_states(model, IDS, steps=steps, method=method, remedy=remedy) for _ in range(2))
-    _must(bool(torch.isfinite(first).all()), "remedied samples are finite")
-    _must(torch.equal(first, again), "the same command makes the same samples")
+    require(bool(torch.isfinite(first).all()), "remedied samples are finite")
+    require(torch.equal(first, again), "the same command makes the same samples")
     alone = final_states(model, IDS, steps=steps, method=method, remedy=remedy, batch_size=1)
-    _close(alone.double(), first.double(), "a sample does not depend on its batch", 1e-5)
+    require_close(alone.double(), first.double(), "a sample does not depend on its batch", 1e-5)
     counted = network_calls(model, method, steps, remedy=remedy)
-    _must(counted == _asked(remedy, model, method, steps), "the number of network calls is what is recorded")
+    require(counted == _asked(remedy, model, method, steps), "the number of network calls is what is recorded")
     if remedy.equal_calls:
-        _must(counted == network_calls(model, method, steps), "it keeps its promise of equal network calls")
+        require(counted == network_calls(model, method, steps), "it keeps its promise of equal network calls")
 
 
 def _asked(remedy: SamplingRemedy, model: FlowModel, method: str, steps: int) -> int:
@@ -113,12 +110,3 @@ class _Asked(nn.Module):
         self.rows += len(state)
         answer: Tensor = self.net(state, label, cond)
         return answer
-
-
-def _must(kept: bool, promise: str) -> None:
-    if not kept:
-        raise AssertionError(f"broken promise: {promise}")
-
-
-def _close(found: Tensor, expected: Tensor, promise: str, tolerance: float = TOLERANCE) -> None:
-    _must(bool((found - expected).abs().max() <= tolerance * (1.0 + float(expected.abs().max()))), promise)
