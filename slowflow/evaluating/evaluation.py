@@ -22,7 +22,7 @@ from slowflow.evaluating.inception_score import inception_score
 from slowflow.evaluating.kernel import squared_mmd
 from slowflow.evaluating.moments import Moments, moments
 from slowflow.io import checkpoint
-from slowflow.io.run import whole_manifest
+from slowflow.io.run import read_manifest, whole_manifest
 from slowflow.records import HIGHER_IS_BETTER as HIGHER_IS_BETTER
 from slowflow.records import Estimate
 
@@ -200,6 +200,13 @@ class Evaluation:
         value, again = float(values[0]), values[1:]
         low, high = np.clip(np.quantile(again - again.mean() + value, [0.025, 0.975]), *RANGE.get(metric, (0.0, 1.0)))
         return Estimate(value, float(low), float(high), self.config["sampling"]["samples"])
+
+    @cached_property
+    def infinite(self) -> dict[int, Estimate]:
+        """`at_infinity` by step count as it was computed when the run was finished; without those n did not allow."""
+        summary = read_manifest(self.path, "evaluate")["result"].get("summary", {})
+        found = {int(k): one["metrics"].get("fd_infinity") for k, one in summary.get("by_steps", {}).items()}
+        return {steps: Estimate(**one) for steps, one in found.items() if one}
 
     def at_infinity(self, steps: int) -> Estimate | None:
         """The Frechet distance that infinitely many samples would have; None where n is too small to tell."""
