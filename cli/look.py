@@ -236,7 +236,8 @@ def check(
             f"{test.zero:.3f} for answering zero"
         )
     for text in found["notes"]:
-        out.say(f"  note: {text}")
+        if text != s.TAKEN_WHOLE:
+            out.say(f"  note: {text}")
     for text in problems:
         out.say(f"  PROBLEM: {text}")
     out.say("  ok" if not problems else "  not ok")

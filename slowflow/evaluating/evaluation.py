@@ -27,6 +27,8 @@ from slowflow.records import HIGHER_IS_BETTER as HIGHER_IS_BETTER
 from slowflow.records import Estimate
 
 RESAMPLES = 500
+FEWEST = 10
+"""Samples of which a resample is never one sample alone (once in a billion)."""
 WIDE = 512
 """Features wider than this are not extrapolated unasked: 165 decompositions of their covariance take hours."""
 PAGE = ("fd", "density", "coverage", "agreement")
@@ -129,9 +131,10 @@ class Evaluation:
         """Metrics these samples, this reference and these features allow."""
         made, real = self._stored[self.steps[0]], self._stored["real"]
         near = min(len(made["features"]), len(real.get("features", ()))) > coverage.NEIGHBOURS
+        several = len(made["features"]) >= FEWEST  # a resample that is one sample many times has no pairs
         allowed = {
             "sfd": "spatial" in made and "spatial" in self._moments,
-            "kid": len(real.get("features", ())) >= 2,
+            "kid": several and len(real.get("features", ())) >= 2,
             "is": "probabilities" in made,
             "agreement": "predicted" in made and bool(self.facts["labelled"]),
             **dict.fromkeys(NEIGHBOURS, near),
