@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+import typer
 from slowflow_cli.examples import EXAMPLES
 from typer.core import TyperCommand, TyperGroup
 
@@ -31,6 +32,18 @@ class Verbs(TyperGroup):
 
 class Verb(TyperCommand):
     """One verb; its examples stand on their own lines."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """What is missing or wrong is said with a line that works."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            said, lines = error.format_message(), EXAMPLES.get(self.name or "", ())
+            ctx.fail("\n\n".join([said, *(f"For example:\n  {line}" for line in lines[:1])]))
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """MODEL, not {MODEL}."""
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """The examples of this verb."""

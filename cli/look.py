@@ -131,11 +131,12 @@ def _listing(what: str) -> list[dict[str, str]]:
 
 def _published() -> list[dict[str, str]]:
     """Rows of published tables: what was sampled, the numbers and what is stated of the protocol, where from, how sure."""
+    from slowflow.evaluating.evaluation import label
     from slowflow.published import rows
 
     found = []
     for row in rows():
-        numbers = ", ".join(f"{metric} {value}" for metric, value in row.metrics.items())
+        numbers = ", ".join(f"{label(metric, row.features)} {value}" for metric, value in row.metrics.items())
         summary = f"{numbers}; {row.settings}" if row.settings else numbers
         found.append({"name": row.name, "summary": summary, "source": f"{row.table.source}; {row.table.certainty}"})
     return found
@@ -235,7 +236,8 @@ def check(
             f"{test.zero:.3f} for answering zero"
         )
     for text in found["notes"]:
-        out.say(f"  note: {text}")
+        if text != s.TAKEN_WHOLE:
+            out.say(f"  note: {text}")
     for text in problems:
         out.say(f"  PROBLEM: {text}")
     out.say("  ok" if not problems else "  not ok")

@@ -68,7 +68,7 @@ def _root(
 
 def main() -> None:
     """Entry point of the script."""
-    app()
+    app(prog_name="slowflow")  # also under `python -m slowflow_cli`, as launchers start it
 
 
 if __name__ == "__main__":

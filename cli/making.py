@@ -59,6 +59,10 @@ def sample(
 ) -> None:
     """Generate samples. Sample i is the same for any batch size; memory does not grow with n."""
     output = s.Output(json, quiet)
+    if out.suffix != ".npz":
+        picture = out.suffix.lower() in (".png", ".jpg", ".jpeg")
+        hint = f"; for a picture of them add --images {out}" if picture else ""
+        raise InputError(f"samples are written as FILE.npz, got --out {out}: --out {out.with_suffix('.npz')}{hint}")
     where, precision = s.setup(threads, device, dtype)
     opened = s.open_model(output, model, family, factory, interpolant, prediction, heads, where, precision)
     opened = s.apply_protocol(output, opened, protocol, guide, sampler, [steps], guidance)

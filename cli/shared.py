@@ -25,6 +25,8 @@ from slowflow import memory
 from slowflow.errors import InputError, SlowFlowError
 from slowflow.io import holder, ranks, stopping
 
+TAKEN_WHOLE = "weights taken from 'flat'"
+"""That a file with one set of weights was taken whole is no news to people."""
 LOG_EVERY = 10.0
 """Seconds between progress lines when stderr is not a terminal."""
 
@@ -147,6 +149,7 @@ class Output:
         self._last = now
         rate = (done - self._done0) / max(now - self._since, 1e-9)
         left = f"{_clock((total - done) / rate)} left" if rate > 0 and done < total else _clock(now - self._since)
+        left = f"{_rate(rate)}, {left}" if rate > 0 else left
         if terminal:
             filled = round(24 * done / max(total, 1))
             line = f"  {stage}  {'█' * filled}{'░' * (24 - filled)} {done}/{total}  {left}  {note}"
@@ -166,6 +169,11 @@ class Output:
         if self._stage and sys.stderr.isatty() and self._width:
             print(file=sys.stderr)
         self._stage, self._width = "", 0
+
+
+def _rate(rate: float) -> str:
+    """`12.5/s`, or the time of one where one takes more than a second."""
+    return f"{rate:.3g}/s" if rate >= 1.0 else f"{1.0 / rate:.3g} s each"
 
 
 def _clock(seconds: float) -> str:
@@ -340,8 +348,7 @@ def open_model(
     if device is not None:
         opened.model.net.to(device=device, dtype=dtype)
     for text in opened.notes:
-        # that a file with one set of weights was taken whole is no news
-        if output is not None and text != "weights taken from 'flat'":
+        if output is not None and text != TAKEN_WHOLE:
             output.say(f"note: {text}")
     return opened
 

@@ -45,14 +45,22 @@ def report(
     ],
     out: Annotated[Path, typer.Option("--out", help="FILE.html, or FILE.md for a pull request.")],
     format: Annotated[str, typer.Option("--format", help="html, md, or auto: what the file's ending says.")] = "auto",
+    published: Annotated[
+        str | None,
+        typer.Option(
+            "--published", help="Model of the published tables to put FID beside, where the name does not tell."
+        ),
+    ] = None,
     json: s.Json = False,
     debug: s.Debug = False,
 ) -> None:
     """One self-contained page that opens offline, or Markdown for a pull request."""
     output = s.Output(json, quiet=True)
+    from slowflow.published import must_be_known
     from slowflow.reporting.page import write_page
     from slowflow.results import RunResult
 
-    write_page(RunResult.load(*run), out, format)
+    must_be_known(published)
+    write_page(RunResult.load(*run), out, format, published)
     output.say(f"report: {out}")
     output.answer({"file": str(out)})

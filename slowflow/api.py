@@ -332,11 +332,15 @@ def _path(run: Run) -> str | Path:
     return run if isinstance(run, str | Path) else run.path
 
 
-def report(runs: Sequence[Run], *, out: str | Path) -> Path:
+def report(runs: Sequence[Run], *, out: str | Path, published: str | None = None) -> Path:
     """One page from finished runs; returns its path.
 
     Args:
         runs: measurements, evaluations, diagnoses, calibrations, a whole run, or their folders.
         out: `.html` for a page that holds everything and opens offline, `.md` for Markdown without pictures.
+        published: model of the published tables to put FID beside, where the checkpoint's name does not tell.
+
+    Raises:
+        InputError: unfinished runs, another ending, or no published model of that name.
     """
-    return write_page(RunResult.load(*map(_path, runs)), out)
+    return write_page(RunResult.load(*map(_path, runs)), out, published=published)

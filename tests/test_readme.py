@@ -54,6 +54,7 @@ def a_world_for(page: str, world: Path, folder: Path) -> None:
     """A page's own folder; runs/before lies in it unless the page measures something else under that name."""
     for name in ("ckpt.pt", "images"):
         (folder / name).symlink_to(world / name)
+    (folder / "docs").symlink_to(snippets.ROOT / "docs")  # pages name the examples that lie beside them
     lines = [line for block in BLOCKS[page] for line in block.commands if "--out runs/before" in line]
     makes = {tuple(snippets.small_command(line)) for line in lines if line.startswith("slowflow measure ")}
     if all(words == tuple(snippets.small_command(BEFORE)) for words in makes if "--dry-run" not in words):
@@ -101,6 +102,15 @@ def test_every_command_is_one_that_exists(block: snippets.Block) -> None:
         options = slowflow(words[1], "--help").stdout
         for word in words[2:]:
             assert not word.startswith("--") or word in options, f"{block.where}: no {word} in {line}"
+
+
+@pytest.mark.parametrize("page", snippets.PAGES, ids=lambda page: page.name)
+def test_no_command_hides_from_these_tests(page: Path) -> None:
+    outside = snippets.FENCE.sub("", page.read_text(encoding="utf-8"))
+    hidden = [
+        line for line in outside.splitlines() if line.startswith("    ") and line.strip().startswith(snippets.COMMANDS)
+    ]
+    assert not hidden, f"indented code is not run; put it between fences: {hidden[0]}"
 
 
 @pytest.mark.parametrize("block", [block for block in EVERY if block.reason], ids=ids)

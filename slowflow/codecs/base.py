@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from jaxtyping import Float
 from torch import Tensor
 
-from slowflow.errors import CheckpointError, InputError
+from slowflow.errors import CheckpointError, InputError, did_you_mean
 from slowflow.io import pretrained
 from slowflow.registry import Registry
 
@@ -81,7 +81,8 @@ def open_codec(spec: str | Path) -> Codec:
         return CODECS.get(str(spec)).open(None)
     path = Path(spec)
     if not path.exists():
-        raise CheckpointError(f"no codec '{spec}': neither a name ({', '.join(CODECS.names())}) nor a folder")
+        hint = did_you_mean(str(spec), CODECS.names())
+        raise CheckpointError(f"no codec '{spec}': neither a name ({', '.join(CODECS.names())}) nor a folder{hint}")
     part = pretrained.find_part(path, ("vae",))
     config = pretrained.read_config(part)
     for entry in CODECS:

@@ -6,7 +6,7 @@ Features of every step count are kept, so that two arms on the same sample ids a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from slowflow.data.images import ImageSet
 from slowflow.errors import InputError
 from slowflow.evaluating.evaluation import Evaluation, feature_file
 from slowflow.evaluating.features import Features
-from slowflow.evaluating.parts import Parts
+from slowflow.evaluating.kept import Look
+from slowflow.evaluating.parts import Parts, clear
 from slowflow.evaluating.reference import ROWS, Reference, SampleFile, held_out, open_samples
 from slowflow.evaluating.sampling import averaging, precision
 from slowflow.flow.count import network_calls
@@ -112,10 +113,12 @@ def evaluate(
     parts, here = Parts(folder.path, model, sampling, needed, remedy), ranks.current()
     if here.leads:
         size = features.bytes(len(sampling.steps) + 1, sampling.samples, model.shape)
-        space.require(folder.path, size, "this evaluation", beside=parts.bytes)
-    parts.make(_report(sampling, folder.watched(progress)))
+        space.require(folder.path, size, "this evaluation", beside=parts.bytes + size)
+    told = folder.watched(progress)
+    parts.make(_report(sampling, told))
     if here.leads:
-        _judge(folder, model, features, reference, sampling, parts, made, part)
+        look = Look(folder.path, features, told, reference.n + sampling.samples * len(sampling.steps))
+        _judge(folder, model, look, reference, sampling, parts, made, part)
     here.meet()
     return Evaluation.load(folder.path)
 
@@ -123,7 +126,7 @@ def evaluate(
 def _judge(
     folder: RunFolder,
     model: FlowModel,
-    features: Features,
+    look: Look,
     reference: Reference,
     sampling: Sampling,
     parts: Parts,
@@ -131,11 +134,11 @@ def _judge(
     part: str | None,
 ) -> None:
     """Every sample is there: features, facts and the manifest."""
-    _store_real(folder.path, features, reference)
-    memorisation = _all_steps(model, sampling, features, reference, folder.path, parts, made)
+    _store_real(look, reference)
+    memorisation = _all_steps(model, sampling, look, reference, parts, made)
     labelled = model.classes > 0 and (reference.classes > 0 or reference.moments is not None)
     facts = {
-        **_facts(features, reference, labelled),
+        **_facts(look.features, reference, labelled),
         "ema": averaging(part),
         "dtype": precision(model),
         "nfe": {
@@ -146,7 +149,7 @@ def _judge(
         },
         "memorisation": memorisation,
     }
-    parts.clear()
+    clear(folder.path)
     _finished(folder, facts, list(sampling.steps))
 
 
@@ -160,22 +163,22 @@ def _report(sampling: Sampling, progress: Progress) -> Callable[[int, int], None
 def _all_steps(
     model: FlowModel,
     sampling: Sampling,
-    features: Features,
+    look: Look,
     reference: Reference,
-    folder: Path,
     parts: Parts,
     made: dict[int, np.ndarray],
 ) -> dict[str, Any]:
     """Store the features of every step count; returns how near samples come to training images."""
     ids = np.arange(sampling.samples)
     memorisation: dict[str, Any] = {}
-    for steps in sampling.steps:
-        path = folder / feature_file(steps)
+    for k, steps in enumerate(sampling.steps):
+        path = look.folder / feature_file(steps)
         if not path.exists():
             states = parts.states(steps) if steps in parts.steps else torch.from_numpy(made[steps][: len(ids)])
             images = _seen(states.view(len(ids), *model.shape), reference.pixels)
             ratio = nearest_ratio(images.split(ROWS), reference)
-            _store(path, features, images.split(ROWS), labels_of(ids, model.classes), {"memorisation": ratio})
+            before = reference.n + k * len(ids)
+            look.store(steps, images.split(ROWS), labels_of(ids, model.classes), before, {"memorisation": ratio})
         ratio = checkpoint.metadata(path)["memorisation"]
         memorisation |= {str(steps): ratio} if ratio else {}
     return memorisation
@@ -186,10 +189,9 @@ def _seen(states: Tensor, pixels: bool) -> Tensor:
     return dequantise(quantise(states)) if pixels else states
 
 
-def _store_real(folder: Path, features: Features, reference: Reference) -> None:
+def _store_real(look: Look, reference: Reference) -> None:
     """Features of the reference, and the moments that a file brings."""
-    path = folder / feature_file("real")
-    if path.exists():
+    if (look.folder / feature_file("real")).exists():
         return
     tensors: dict[str, Tensor] = {}
     for kind, known in (("features", reference.moments), ("spatial", reference.spatial)):
@@ -197,20 +199,7 @@ def _store_real(folder: Path, features: Features, reference: Reference) -> None:
             tensors |= {f"{kind}_mean": torch.from_numpy(known.mean)}
             tensors |= {f"{kind}_covariance": torch.from_numpy(known.covariance)}
     batches = reference.batches() if reference.n else ()
-    _store(path, features, batches, reference.labels, {}, tensors)
-
-
-def _store(
-    path: Path,
-    features: Features,
-    images: Iterable[Tensor],
-    labels: np.ndarray,
-    metadata: dict[str, Any],
-    beside: dict[str, Tensor] | None = None,
-) -> None:
-    tensors = {name: torch.from_numpy(values) for name, values in features.stream(images).items()}
-    tensors |= {"labels": torch.from_numpy(labels.astype(np.int64)), **(beside or {})}
-    checkpoint.save(path, tensors, metadata)
+    look.store("real", batches, reference.labels, 0, {}, tensors)
 
 
 def nearest_ratio(generated: Iterable[Tensor], reference: Reference) -> dict[str, float]:
@@ -279,43 +268,36 @@ def evaluate_file(
     if folder.finished:
         return Evaluation.load(folder.path)
     if here.leads:
-        space.require(folder.path, features.bytes(2, made.n, made.shape), "this evaluation")
-        _judge_file(folder, made, told, steps, features, reference, folder.watched(progress))
+        size = features.bytes(2, made.n, made.shape)
+        space.require(folder.path, size, "this evaluation", beside=size)
+        look = Look(folder.path, features, folder.watched(progress), reference.n + made.n)
+        _judge_file(folder, look, made, told, steps, reference)
     here.meet()
     return Evaluation.load(folder.path)
 
 
 def _judge_file(
     folder: RunFolder,
+    look: Look,
     made: SampleFile,
     told: dict[str, Any],
     steps: int,
-    features: Features,
     reference: Reference,
-    progress: Progress,
 ) -> None:
     """Features of both sides, facts and the manifest."""
-    _store_real(folder.path, features, reference)
+    _store_real(look, reference)
     labels = np.zeros(made.n, dtype=np.int64) if made.labels is None else made.labels
     if not (folder.path / feature_file(steps)).exists():
-        _store(folder.path / feature_file(steps), features, _counted(made, progress), labels, {})
+        look.store(steps, made.batches(), labels, reference.n, {})
     facts = {
-        **_facts(features, reference, made.labels is not None),
+        **_facts(look.features, reference, made.labels is not None),
         **{key: told.get(key, "not recorded") for key in ("ema", "dtype")},
         **{key: told[key] for key in ("labels", "quantiser") if key in told},
         "nfe": {str(steps): int(told.get("nfe", 0))},
         "memorisation": {} if reference.train is None else {str(steps): nearest_ratio(made.batches(), reference)},
     }
+    clear(folder.path)
     _finished(folder, facts, [steps])
-
-
-def _counted(made: SampleFile, progress: Progress) -> Iterator[Tensor]:
-    """The samples, and how many of them have been looked at."""
-    done = 0
-    for some in made.batches():
-        yield some
-        done += len(some)
-        progress(done, made.n, "features")
 
 
 def _told(made: SampleFile) -> tuple[dict[str, Any], int]:

@@ -22,11 +22,13 @@ from slowflow.evaluating.inception_score import inception_score
 from slowflow.evaluating.kernel import squared_mmd
 from slowflow.evaluating.moments import Moments, moments
 from slowflow.io import checkpoint
-from slowflow.io.run import whole_manifest
+from slowflow.io.run import read_manifest, whole_manifest
 from slowflow.records import HIGHER_IS_BETTER as HIGHER_IS_BETTER
 from slowflow.records import Estimate
 
 RESAMPLES = 500
+FEWEST = 10
+"""Samples of which a resample is never one sample alone (once in a billion)."""
 WIDE = 512
 """Features wider than this are not extrapolated unasked: 165 decompositions of their covariance take hours."""
 PAGE = ("fd", "density", "coverage", "agreement")
@@ -129,9 +131,10 @@ class Evaluation:
         """Metrics these samples, this reference and these features allow."""
         made, real = self._stored[self.steps[0]], self._stored["real"]
         near = min(len(made["features"]), len(real.get("features", ()))) > coverage.NEIGHBOURS
+        several = len(made["features"]) >= FEWEST  # a resample that is one sample many times has no pairs
         allowed = {
             "sfd": "spatial" in made and "spatial" in self._moments,
-            "kid": len(real.get("features", ())) >= 2,
+            "kid": several and len(real.get("features", ())) >= 2,
             "is": "probabilities" in made,
             "agreement": "predicted" in made and bool(self.facts["labelled"]),
             **dict.fromkeys(NEIGHBOURS, near),
@@ -200,6 +203,13 @@ class Evaluation:
         value, again = float(values[0]), values[1:]
         low, high = np.clip(np.quantile(again - again.mean() + value, [0.025, 0.975]), *RANGE.get(metric, (0.0, 1.0)))
         return Estimate(value, float(low), float(high), self.config["sampling"]["samples"])
+
+    @cached_property
+    def infinite(self) -> dict[int, Estimate]:
+        """`at_infinity` by step count as it was computed when the run was finished; without those n did not allow."""
+        summary = read_manifest(self.path, "evaluate")["result"].get("summary", {})
+        found = {int(k): one["metrics"].get("fd_infinity") for k, one in summary.get("by_steps", {}).items()}
+        return {steps: Estimate(**one) for steps, one in found.items() if one}
 
     def at_infinity(self, steps: int) -> Estimate | None:
         """The Frechet distance that infinitely many samples would have; None where n is too small to tell."""

@@ -113,6 +113,7 @@ class Parts:
         """Bytes that all samples take until they are cleared."""
         return len(self.steps) * self.how.samples * 4 * math.prod(self.model.shape)
 
-    def clear(self) -> None:
-        """Features of every sample are kept; the samples need not be."""
-        shutil.rmtree(self.folder / "parts", ignore_errors=True)
+
+def clear(folder: Path) -> None:
+    """Features of every sample are whole; parts of samples and of features need not be kept."""
+    shutil.rmtree(folder / "parts", ignore_errors=True)

@@ -44,9 +44,10 @@ def export(model: FlowModel, layout: str, out: str | Path, *, drop_sigma: bool =
     if layout == "diffusers":
         return export_folder(model, out)
     if layout != model.family:
-        FAMILIES.get(layout)
+        FAMILIES.get(layout)  # a mistyped name is told first
         raise InputError(
-            f"'{model.name}' is a model of the family '{model.family}' and cannot be written as '{layout}'"
+            f"'{model.name}' is a model of the family '{model.family}' and cannot be written as '{layout}'; "
+            f"ask for --layout {model.family}"
         )
     if isinstance(model.net, PeerNet):
         raise InputError(f"'{model.name}' is a network of diffusers, whose layout is a folder: --layout diffusers")

@@ -12,6 +12,9 @@ from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.figures.style import INK, ROLE, legend_below
 from slowflow.results import RunResult
 
+UNKNOWN = 0.5
+"""Where samples stand of which nobody recorded the calls."""
+
 
 def data(result: RunResult) -> pd.DataFrame:
     """arm, title, role, metric, label, nfe, steps, value, low, high."""
@@ -22,7 +25,6 @@ def data(result: RunResult) -> pd.DataFrame:
         if arm.name not in result.evaluations:
             continue
         found = result.evaluations[arm.name]
-        fd = found.facts["features"]["name"]
         for metric in found.metrics:
             for steps in found.steps:
                 estimate = found.estimate(metric, steps)
@@ -32,7 +34,7 @@ def data(result: RunResult) -> pd.DataFrame:
                         "title": arm.title,
                         "role": arm.role,
                         "metric": metric,
-                        "label": fd if metric == "fd" else metric,
+                        "label": found.label(metric),
                         "nfe": found.facts["nfe"][str(steps)],
                         "steps": steps,
                         "value": estimate.value,
@@ -51,7 +53,7 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
             role = str(part["role"].iloc[0])
             style = "--" if role in seen else "-"
             seen.add(role)
-            x = part["nfe"] * 1.03 ** (number - 1)
+            x = part["nfe"].clip(lower=UNKNOWN) * 1.03 ** (number - 1)
             panel.plot(
                 x,
                 part["value"],
@@ -64,9 +66,9 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
             panel.vlines(x, part["low"], part["high"], color=ROLE.get(role, INK), linewidth=1.1, alpha=0.7)
         calls = sorted(group["nfe"].unique())
         panel.set_xscale("log")
-        panel.xaxis.set_major_locator(FixedLocator(calls))
+        panel.xaxis.set_major_locator(FixedLocator([max(c, UNKNOWN) for c in calls]))
         panel.xaxis.set_minor_locator(NullLocator())
-        panel.set_xticks(calls, [str(c) for c in calls])
+        panel.set_xticks([max(c, UNKNOWN) for c in calls], [str(c) if c else "not recorded" for c in calls])
         better = "higher is better" if HIGHER_IS_BETTER[str(metric)] else "lower is better"
         panel.set(xlabel="network calls a sample", title=f"{group['label'].iloc[0]}  ({better})")
     legend_below(axes[0])
@@ -76,7 +78,8 @@ def alt(table: pd.DataFrame) -> str:
     """Every metric at the largest number of calls."""
     last = table[table["nfe"] == table["nfe"].max()]
     parts = [f"{row['title']} {row['label']} {row['value']:.2f}" for _, row in last.iterrows()]
-    return f"Quality at {int(table['nfe'].max())} network calls: " + "; ".join(parts) + "."
+    calls = int(table["nfe"].max())
+    return f"Quality at {calls or 'an unrecorded number of'} network calls: " + "; ".join(parts) + "."
 
 
 FIGURES.register(

@@ -9,6 +9,7 @@ from typing import Any
 
 from slowflow.reporting import text
 from slowflow.reporting.citations import citations
+from slowflow.reporting.published import table as published_table
 from slowflow.reporting.reading import passages
 from slowflow.reporting.render import (
     cause_rows,
@@ -24,8 +25,12 @@ from slowflow.results import RunResult
 SPECIAL = re.compile(r"([\\`*_\[\]<>|#])")
 
 
-def render_markdown(result: RunResult) -> str:
+def render_markdown(result: RunResult, published: str | None = None) -> str:
     """The report as GitHub's Markdown; everything from outside is escaped.
+
+    Args:
+        result: what is shown.
+        published: model of the published tables, where the checkpoint's name does not tell.
 
     Raises:
         InputError: the result says nothing about a model.
@@ -35,7 +40,7 @@ def render_markdown(result: RunResult) -> str:
     for finding in text.findings(result):
         lines += [f"**{plain(finding.sentence)}**" + (f" {plain(finding.numbers)}" if finding.numbers else ""), ""]
     lines += [f"*{plain(text.advice(result))}*", ""]
-    lines += [*_next(result), *_comparison(result), *_quality(result)]
+    lines += [*_next(result), *_comparison(result), *_quality(result), *_published(result, published)]
     for passage in passages(result):
         lines += _folded(passage.question, [f"- {plain(sentence)}" for sentence in passage.sentences])
     lines += [*_lags(result), *_protocols(result)]
@@ -90,6 +95,18 @@ def _quality(result: RunResult) -> list[str]:
     arms = [arm for arm in result.arms if arm.name in result.evaluations]
     rows = [[row["metric"], str(row["steps"]), *row["cells"]] for row in quality_rows(result)]
     return _folded("All numbers", table(["metric", "steps", *(arm.title for arm in arms)], rows)) if rows else []
+
+
+def _published(result: RunResult, model: str | None) -> list[str]:
+    """The numbers beside published ones, and in what the protocols differ."""
+    found = published_table(result, model)
+    if found is None:
+        return []
+    rows = [
+        [one.who, *one.cells, one.settings, "" if one.own else f"{one.differences} [{one.source}]"]
+        for one in found.lines
+    ]
+    return ["Beside published numbers:", "", *table(["", *found.metrics, "protocol", "differs in"], rows)]
 
 
 def _comparison(result: RunResult) -> list[str]:

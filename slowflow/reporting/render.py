@@ -19,6 +19,7 @@ from slowflow.measuring.measurement import Measurement
 from slowflow.records import Estimate
 from slowflow.reporting import text
 from slowflow.reporting.citations import citations
+from slowflow.reporting.published import table
 from slowflow.reporting.reading import passages
 from slowflow.results import Arm, RunResult
 
@@ -76,8 +77,19 @@ def quality_rows(result: RunResult) -> list[dict[str, Any]]:
     for metric in metrics:
         for steps in sorted({steps for one in found.values() for steps in one.steps}):
             cells = [_cell(one, metric, steps) for one in found.values()]
-            label = next(iter(found.values())).facts["features"]["name"] if metric == "fd" else metric
-            rows.append({"metric": label, "steps": steps, "cells": cells})
+            rows.append({"metric": next(iter(found.values())).label(metric), "steps": steps, "cells": cells})
+    return rows + _infinite_rows(found)
+
+
+def _infinite_rows(found: dict[str, Evaluation]) -> list[dict[str, Any]]:
+    """What of the Frechet distance is there because n is finite: its value without that, where n was enough to tell."""
+    rows = []
+    for steps in sorted({steps for one in found.values() for steps in one.steps}):
+        known = [one.infinite.get(steps) for one in found.values()]
+        if any(known):
+            name = f"{next(iter(found.values())).label('fd')} at infinite n"
+            cells = ["–" if one is None else text.plain(one, 1) for one in known]
+            rows.append({"metric": name, "steps": steps, "cells": cells})
     return rows
 
 
@@ -85,7 +97,7 @@ def _cell(found: Evaluation, metric: str, steps: int) -> str:
     """A number with its interval, or a dash where it was not evaluated."""
     if metric not in found.metrics or steps not in found.steps:
         return "–"
-    return text.plain(found.estimate(metric, steps), 1 if metric == "fd" else 3)
+    return text.plain(found.estimate(metric, steps), 1 if metric in ("fd", "sfd", "is") else 3)
 
 
 def lag_rows(result: RunResult) -> list[dict[str, Any]]:
@@ -188,8 +200,13 @@ def subject(result: RunResult) -> Measurement | Evaluation | Diagnosis:
     return found
 
 
-def render(result: RunResult) -> str:
-    """The page as HTML text; everything from outside is escaped."""
+def render(result: RunResult, published: str | None = None) -> str:
+    """The page as HTML text; everything from outside is escaped.
+
+    Args:
+        result: what is shown.
+        published: model of the published tables, where the checkpoint's name does not tell.
+    """
     folder = resources.files("slowflow.reporting")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
@@ -211,6 +228,7 @@ def render(result: RunResult) -> str:
         depth_pictures=[drawn[name] for name in DEPTH if name in drawn],
         arms=[arm for arm in result.arms if arm.name in result.evaluations],
         quality=quality_rows(result),
+        published=table(result, published),
         comparison=comparison_rows(result),
         measured_arms=measured_arms(result),
         lags=lag_rows(result) if measured else [],
@@ -223,6 +241,8 @@ def render(result: RunResult) -> str:
         measured=readable(measured.protocol()) if measured else None,
         search=measured.facts["search"] if measured else {},
         evaluated=evaluated.protocol(text.main_steps(result)) if evaluated else None,
+        against=text.against(evaluated) if evaluated else "",
+        features_sentence=text.features_sentence(evaluated) if evaluated else "",
         evaluation=readable(evaluated.protocol(text.main_steps(result))) if evaluated else None,
         check=result.check,
         citations=[(one.name, one.bibtex) for one in citations(result)],

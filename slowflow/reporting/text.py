@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
-from slowflow.evaluating.evaluation import HIGHER_IS_BETTER
+from slowflow.evaluating.evaluation import HIGHER_IS_BETTER, Evaluation
 from slowflow.records import Estimate
 from slowflow.results import Arm, RunResult, lag_change
 
@@ -71,8 +72,8 @@ def typeset(words: str) -> str:
 
 
 def decimals(metric: str, estimate: Estimate) -> int:
-    """Digits after the point: few for a Frechet distance, whose size depends on the features, unless it is small."""
-    if metric != "fd":
+    """Digits after the point: few for distances and scores, whose size depends on the features, unless they are small."""
+    if metric not in ("fd", "sfd", "is"):
         return 3
     return 2 if estimate.high - estimate.low >= 0.02 else 4
 
@@ -83,8 +84,7 @@ def changes(result: RunResult, after: Arm, before: Arm, steps: int) -> list[Chan
     found = []
     for metric in a.metrics:
         difference = a.difference(b, metric, steps)
-        label = a.facts["features"]["name"] if metric == "fd" else metric
-        found.append(Change(metric, label, difference, change_word(metric, difference)))
+        found.append(Change(metric, a.label(metric), difference, change_word(metric, difference)))
     return found
 
 
@@ -105,6 +105,37 @@ def pairs(result: RunResult) -> list[tuple[Arm, Arm]]:
 def evaluated_pairs(result: RunResult) -> list[tuple[Arm, Arm]]:
     """Those pairs whose two arms were evaluated."""
     return [pair for pair in pairs(result) if {arm.name for arm in pair} <= result.evaluations.keys()]
+
+
+def settings(protocol: dict[str, Any]) -> str:
+    """How samples were made, in a line."""
+    guidance = "no guidance" if protocol["guidance"] == 1.0 else f"guidance {protocol['guidance']:g}"
+    steps = f"{protocol['steps']} steps, {protocol['nfe']} calls" if protocol["steps"] else "steps not recorded"
+    return f"n {protocol['n']:,}, {protocol['sampler']}, {steps}, {guidance}, labels {protocol['labels'].split(':')[0]}"
+
+
+def against(found: Evaluation) -> str:
+    """What the samples stand against: `against 400 held-out images`."""
+    facts = found.facts
+    if facts["reference"].get("moments"):
+        pictures = f" and {facts['n_real']:,} of its images" if facts["n_real"] else ""
+        return f"against the moments of {facts['reference']['name']}{pictures}"
+    return f"against {facts['n_real']:,} held-out images"
+
+
+def features_sentence(found: Evaluation) -> str:
+    """What the Frechet distance of an evaluation is a distance in, and what it may be compared with."""
+    features = found.facts["features"]
+    if features["name"] == "FID":
+        return "FID is measured by the network of the published one, told by the hash of its file; compare it under one protocol."
+    accuracy = features.get("heldout_accuracy")
+    if features["name"] == "FD-pixels":
+        what = "in the values themselves"
+    elif accuracy is not None:
+        what = f"in the features of a small classifier (its accuracy on real held-out images is {accuracy:.3f})"
+    else:
+        what = "in the features of a network of your choice, which the protocol names by hash"
+    return f"{features['name']} is a distance {what}; it is not FID and compares only within this protocol."
 
 
 def main_steps(result: RunResult) -> int:

@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 import pytest
+from slowflow_cli import shared
 from slowflow_cli.examples import EXAMPLES
 from slowflow_cli.main import GROUPS, app
 from typer.testing import CliRunner
@@ -49,6 +50,8 @@ def test_examples_can_be_pasted(verb: str) -> None:
         (["measure", "digits-sit", "--data", "digts", "--out", "x"], "digits"),
         (["measure", "digits-sti", "--data", "digits", "--out", "x"], "digits-sit"),
         (["measure", "digits-sit", "--data", "digits", "--out", "x", "--refrence", "own"], "--reference"),
+        (["evaluate", "digits-sit", "--data", "digits", "--features", "fd-digit", "--out", "x"], "fd-digits"),
+        (["encode", ".", "--codec", "pixls", "--out", "x"], "pixels"),
     ],
 )
 def test_a_mistyped_name_is_recognised(words: list[str], meant: str, tmp_path: Any, monkeypatch: Any) -> None:
@@ -57,6 +60,51 @@ def test_a_mistyped_name_is_recognised(words: list[str], meant: str, tmp_path: A
     assert result.exit_code in (2, 3)
     assert f"'{meant}'" in result.output or f"Possible options: {meant}" in result.output
     assert not any(tmp_path.iterdir())
+
+
+def test_what_is_missing_is_said_with_a_line_that_works() -> None:
+    for words, missing in (
+        (["measure", "digits-sit"], "'--data'"),
+        (["sample"], "'MODEL'"),
+        (["plot", "x"], "'--figure'"),
+    ):
+        found = slowflow(*words)
+        assert found.exit_code == 2
+        assert f"Missing {'argument' if words == ['sample'] else 'option'} {missing}" in found.output
+        assert f"For example:\n  {EXAMPLES[words[0]][0]}" in found.output
+        assert "{" not in found.output
+    wrong = slowflow("sample", "digits-sit", "--n", "many", "--out", "a.npz")
+    assert wrong.exit_code == 2
+    assert "Invalid value for '--n'" in wrong.output
+    assert "For example:" in wrong.output
+
+
+def test_a_picture_that_is_asked_for_as_samples_is_understood(tmp_path: Any) -> None:
+    found = slowflow("sample", "digits-sit", "--n", "2", "--out", str(tmp_path / "a.png"))
+    assert found.exit_code == 3
+    assert f"--out {tmp_path / 'a.npz'}; for a picture of them add --images {tmp_path / 'a.png'}" in found.output
+    assert "--images" not in slowflow("sample", "digits-sit", "--n", "2", "--out", str(tmp_path / "a.zip")).output
+    assert not any(tmp_path.iterdir())
+
+
+def test_progress_says_rate_and_remaining_time(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    now = [100.0]
+    monkeypatch.setattr(shared.time, "monotonic", lambda: now[0])
+    output = shared.Output(as_json=True, quiet=False)
+    for seconds, done in ((0.0, 0), (11.0, 22), (5.0, 24), (18.0, 68), (40.0, 100)):
+        now[0] += seconds
+        output.stage("measure", done, 100, "model states")
+    lines = capsys.readouterr()
+    assert not lines.out  # stdout belongs to the answer
+    assert lines.err.splitlines() == [
+        "  measure: 22/100, 2/s, 0:39 left, model states",
+        "  measure: 68/100, 2/s, 0:16 left, model states",
+        "  measure: 100/100, 1.35/s, 1:14, model states",
+    ]
+    output.stage("train", 0, 9, "loss")
+    now[0] += 30.0
+    output.stage("train", 6, 9, "loss")
+    assert capsys.readouterr().err == "  train: 6/9, 5 s each, 0:15 left, loss\n"
 
 
 def test_doctor_prints_the_line_that_mends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,3 +253,11 @@ def test_disk_space_of_features_is_known_beforehand(finished: Evaluation) -> Non
     files = [finished.path / "features" / name for name in ("real.safetensors", "00002.safetensors")]
     held = sum(file.stat().st_size for file in files)
     assert PIXELS.bytes(2, 60, (1, 8, 8)) == pytest.approx(held, rel=0.05)  # beside the headers
+
+
+def test_very_few_samples_leave_metrics_out_and_make_no_nan(
+    tmp_path: Path, tiny_model: Factory, images: ImageSet
+) -> None:
+    found = evaluate(tiny_model(), images, PIXELS, replace(SAMPLING, samples=3), tmp_path / "run", heldout=0.5)
+    assert "kid" not in found.all_metrics
+    assert np.isfinite([value for one in found.result()["metrics"].values() for value in one.values()]).all()

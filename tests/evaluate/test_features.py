@@ -44,12 +44,6 @@ def test_a_bundled_classifier_has_features_spatial_ones_and_sure_answers() -> No
         open_features("fd-mnist", RGB)
 
 
-def test_batches_of_a_stream_are_one_set() -> None:
-    found, images = open_features("fd-mnist", GREY), torch.rand(11, *GREY)
-    whole, parts = found.outputs(images), found.stream(iter(images.split(3)))
-    np.testing.assert_allclose(parts["features"], whole["features"], rtol=1e-4, atol=1e-5)
-
-
 @pytest.fixture(scope="module")
 def weights() -> dict[str, Tensor]:
     """Weights of the FID network's layout that keep signals alive through 94 layers."""

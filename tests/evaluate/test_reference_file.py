@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ from slowflow.evaluating.inception_score import inception_score
 from slowflow.evaluating.moments import Moments, moments
 from slowflow.evaluating.reference import open_reference
 from slowflow.flow.model import FlowModel
+from slowflow.published import rows as published_rows
+from slowflow.reporting.markdown import render_markdown
 from slowflow.reporting.render import render
 from slowflow.results import RunResult
 
@@ -169,6 +172,23 @@ def test_published_rows_are_said_beside_an_fid(
     assert "published: " in found.stdout
     assert "SiT-XL/2, ImageNet 256" in found.stdout
     assert "not the same protocol: " in found.stdout
+    page = render(RunResult.load(tmp_path / "run"))
+    assert "it is not FID" not in page
+    beside = page[page.index("Beside published numbers") :]
+    assert re.search(r"<th></th><th>FID</th>", beside)
+    mine = RunResult.load(tmp_path / "run").evaluations["run"].estimate("fd", 0)
+    assert re.search(rf'<tr class="own">.*{mine.value:.2f} \[{mine.low:.2f}', beside)
+    assert "SiT-XL/2" in beside
+    assert "not stated there" in beside
+    published = [row for row in published_rows() if row.model == "REPA-XL/2"]
+    lines = render_markdown(RunResult.load(tmp_path / "run"), "REPA-XL/2").splitlines()
+    rows = [line for line in lines[lines.index("Beside published numbers:") :] if "REPA-XL/2" in line]
+    assert rows
+    assert {line.split(" | ")[1] for line in rows} <= {
+        f"{row.metrics['fd']:g}" for row in published if "fd" in row.metrics
+    }
+    with pytest.raises(InputError, match="no published model 'SiT-Z'"):
+        render(RunResult.load(tmp_path / "run"), "SiT-Z")
 
 
 def test_samples_are_streamed_and_labels_judged_by_a_classifier_of_the_data(tmp_path: Path) -> None:

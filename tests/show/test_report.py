@@ -15,7 +15,7 @@ import pytest
 from slowflow.data.images import ImageSet
 from slowflow.errors import InputError
 from slowflow.evaluating.engine import Sampling, evaluate
-from slowflow.evaluating.evaluation import HIGHER_IS_BETTER
+from slowflow.evaluating.evaluation import HIGHER_IS_BETTER, Evaluation
 from slowflow.evaluating.features import Features
 from slowflow.figures import FIGURES
 from slowflow.figures.gamma import place
@@ -358,6 +358,8 @@ def test_the_comparison_table_repeats_the_differences(result: RunResult) -> None
 def test_the_tables_repeat_the_estimates(page: str, result: RunResult) -> None:
     words = Page(page).text
     for row in quality_rows(result):
+        if row["metric"] == "FD-pixels at infinite n":
+            continue
         metric = "fd" if row["metric"] == "FD-pixels" else row["metric"]
         for cell, name in zip(row["cells"], ("base", "plain", "mixflow"), strict=True):
             found = result.evaluations[name].estimate(metric, row["steps"])
@@ -372,6 +374,23 @@ def test_the_tables_repeat_the_estimates(page: str, result: RunResult) -> None:
     for name in fits[0].estimates:
         family, meaning = place(name)
         assert named[FAMILIES[family], meaning] == [text.plain(fit.estimates[name], 3) for fit in fits]
+
+
+def test_metrics_go_by_their_printed_names_and_say_what_n_adds(
+    result: RunResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = result.evaluations["base"]
+    monkeypatch.setattr(Evaluation, "metrics", ["fd", "sfd", "kid", "is"])
+    monkeypatch.setattr(Evaluation, "estimate", lambda *_: Estimate(1.0, 0.5, 1.5, 60))
+    for one in result.evaluations.values():
+        monkeypatch.setitem(one.__dict__, "infinite", {8: Estimate(0.7, 0.1, 1.2, 60)})  # a cached property
+    monkeypatch.setattr(Evaluation, "difference", lambda *_: Estimate(1.0, 0.5, 1.5, 60))
+    names = ["FD-pixels", "sFD-pixels", "KD-pixels", "IS-pixels"]
+    rows = quality_rows(result)
+    assert [row["metric"] for row in rows if row["steps"] == 8] == [*names, "FD-pixels at infinite n"]
+    assert rows[-1]["cells"] == ["0.7 [0.1, 1.2]"] * 3
+    assert [change.label for change in text.changes(result, *result.arms[2:0:-1], 8)] == names
+    assert base.label("density") == "density"
 
 
 def test_warnings_and_gamma_are_on_the_page(page: str, result: RunResult) -> None:

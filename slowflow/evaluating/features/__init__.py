@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from slowflow.cards import cards
-from slowflow.errors import InputError
+from slowflow.errors import InputError, did_you_mean
 from slowflow.evaluating.features.base import FEATURES, Features, Outputs, Request
 from slowflow.io.run import file_sha256
 
@@ -62,5 +62,7 @@ def _kind(spec: str) -> tuple[str, str]:
         return kind, text
     if colon:
         return "function", spec
-    known = ", ".join(["pixels", *(c.name for c in cards("features"))])
-    raise InputError(f"no features '{spec}' (known: {known}, a path, KIND:PATH, or module:function)")
+    known = ["pixels", *(c.name for c in cards("features"))]
+    raise InputError(
+        f"no features '{spec}'{did_you_mean(spec, known)} (known: {', '.join(known)}, a path, KIND:PATH, or module:function)"
+    )

@@ -5,7 +5,7 @@ A kind is one file beside this one. It says which files it recognises and opens 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -76,11 +76,6 @@ class Features:
         if self.judges and "probabilities" in made:
             made["predicted"] = made["probabilities"].argmax(axis=1).astype(np.int64)
         return made
-
-    def stream(self, batches: Iterable[Tensor]) -> dict[str, np.ndarray]:
-        """`outputs` of all batches, one after the other; images are never held together. Nothing of no batch."""
-        parts = [self.outputs(some) for some in batches]
-        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts else {}
 
     def bytes(self, sets: int, n: int, shape: tuple[int, ...]) -> int:
         """Bytes that the outputs and labels of `sets` sets of n images take on disk."""
