@@ -78,16 +78,36 @@ def differences(result: StudyResult, against: str = "plain") -> pd.DataFrame:
 
 
 def lags_over_seeds(result: StudyResult) -> pd.DataFrame:
-    """The lag of every measured arm over its seeds: arm, group, gamma, kind, reading, seeds, value, low, high, n."""
-    found = []
-    for _, group in result.lags.groupby(["arm", "kind", "reading"], sort=False):
+    """The lag of measured arms over seeds: arm, group, gamma, length, kind, reading, seeds, value, low, high, n.
+
+    `length` is the arm's last one, which an arm with `until` reaches sooner than others; only arms of one length share what
+    is known of training's spread.
+    """
+    found, about = [], [*ABOUT, "length", "kind", "reading"]
+    for _, group in result.lags.groupby(["arm", "length", "kind", "reading"], sort=False):
         deviation = (group["high"] - group["low"]) / 2.0 / stats.norm.ppf(0.5 + LEVEL / 2.0)
-        row = {name: group[name].iloc[0] for name in (*ABOUT, "kind", "reading")}
+        row = {name: group[name].iloc[0] for name in about}
         # the base is measured once and stands under every seed: seeds that agree exactly are one
         values = group["value"].to_numpy()
         values = values[:1] if np.ptp(values) == 0.0 else values
         found.append(_Numbers(row, values, float((deviation**2).mean()), int(group["n"].iloc[0])))
-    return _table(found, ["kind", "reading"], [*ABOUT, "kind", "reading"])
+    return _table(found, ["length", "kind", "reading"], about)
+
+
+def common_length(result: StudyResult) -> int:
+    """The longest length that every trained arm has reached: where all of them can be compared.
+
+    An arm that diverged does not count unless all did. Raises InputError where no trained arm is finished.
+    """
+    reached: dict[str, int] = {}
+    for whole in (True, False):
+        for cell in result.cells:
+            last = max((row["length"] for row in cell["rows"]), default=0)
+            if last and (cell["failed"] is None) is whole:
+                reached[cell["arm"]] = max(reached.get(cell["arm"], 0), last)
+        if reached:
+            return min(reached.values())
+    raise InputError(f"{result.path} has no trained arm that is finished yet; repeat the command that made it")
 
 
 def _variance(draws: list[np.ndarray]) -> float:
