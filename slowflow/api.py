@@ -37,7 +37,7 @@ from slowflow.remedies import TrainingRemedy
 from slowflow.remedies import sampling as sampling_remedies
 from slowflow.remedies.sampling.base import Fit, SamplingRemedy
 from slowflow.remedies.sampling.presets import preset as _preset
-from slowflow.reporting.page import write_page
+from slowflow.reporting.page import write_report
 from slowflow.results import RunResult
 from slowflow.train.loop import TrainConfig
 from slowflow.train.post import post_train as _post_train
@@ -336,7 +336,7 @@ def report(runs: Sequence[Run], *, out: str | Path) -> Path:
     """One page from finished runs; returns its path.
 
     Args:
-        runs: measurements, evaluations, diagnoses, calibrations, a whole run, or their folders.
+        runs: measurements, evaluations, diagnoses, calibrations, a whole run, or their folders; or folders of studies.
         out: `.html` for a page that holds everything and opens offline, `.md` for Markdown without pictures.
     """
-    return write_page(RunResult.load(*map(_path, runs)), out)
+    return write_report([_path(run) for run in runs], out)

@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Float
 
 from slowflow.errors import InputError
+from slowflow.measuring.slack import Slack
 
 NAMES = ("constant", "log gamma", "log level", "log(1 + length)", "log blur")
 COEFFICIENTS = (-5.933, -1.919, 1.552, -1.750, -3.861)
@@ -80,6 +81,17 @@ class Outlook:
     def extrapolated(self) -> bool:
         """Whether any value lies outside what was studied."""
         return bool(self.beyond)
+
+
+def outlook(model: Slack, genuine: Slack, gamma: float, length: float) -> Outlook:
+    """What a measurement by `level` knows before post-training.
+
+    Args:
+        model, genuine: slack of the base's states and of genuine ones, by `level`.
+        gamma: asked about, above 0. length: planned length over that of pretraining.
+    """
+    blur = float(np.median(genuine.r.std(axis=0)))
+    return Outlook(gamma=gamma, level=float(model.r.mean() - genuine.r.mean()), blur=blur, length=length)
 
 
 def features(one: Outlook) -> Float[np.ndarray, "4"]:

@@ -77,6 +77,33 @@ def differences(result: StudyResult, against: str = "plain") -> pd.DataFrame:
     return _table(found, WHERE, [*ABOUT, *WHERE, "steps", "nfe", "against"])
 
 
+def gain_by_steps(result: StudyResult, metric: str = "fd", control: str = "plain") -> pd.DataFrame:
+    """Does the gain over the control grow with fewer steps? log(arm / control) at the fewest steps minus that at the most.
+
+    Ratios, because a metric is larger at fewer steps for every arm alike. Negative: the arm gains more at fewer steps (for a
+    metric where lower is better). One row an arm of a sweep and length: `few` and `budget` are the two step counts.
+    """
+    budgets = [int(b) for b in (min(result.rows["budget"]), max(result.rows["budget"]))]
+    rows = result.rows[(result.rows["metric"] == metric) & result.rows["gamma"].notna()]
+    known = result.rows.set_index(["arm", "seed", "length", "metric", "budget"])["value"].to_dict()
+    found = []
+    for key, group in rows.groupby(["arm", "length"], sort=False):
+        arm, length = str(key[0]), int(key[1])
+        seeds = [
+            int(s) for s in group["seed"].unique() if all((control, s, length, metric, b) in known for b in budgets)
+        ]
+        if not seeds:
+            continue
+        signed = [(weight, name, b) for weight, b in zip((1, -1), budgets, strict=True) for name in (arm, control)]
+        turned = [(weight * (1 if name == arm else -1), name, b) for weight, name, b in signed]
+        values = [sum(w * np.log(known[name, s, length, metric, b]) for w, name, b in turned) for s in seeds]
+        draws = [sum(w * np.log(result.draws(name, s, metric, length, b)) for w, name, b in turned) for s in seeds]
+        row = {name: group.iloc[0][name] for name in ABOUT} | {"metric": metric, "length": length}
+        row |= {"few": budgets[0], "budget": budgets[1]}
+        found.append(_Numbers(row, np.array(values), _variance(draws), int(group["n"].iloc[0])))
+    return _table(found, ["length"], [*ABOUT, "metric", "length", "few", "budget"])
+
+
 def lags_over_seeds(result: StudyResult) -> pd.DataFrame:
     """The lag of measured arms over seeds: arm, group, gamma, length, kind, reading, seeds, value, low, high, n.
 
