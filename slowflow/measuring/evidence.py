@@ -49,12 +49,22 @@ def _cost(study: dict[str, Any], rows: dict[str, Any], method: str) -> str:
     return text
 
 
-def forecast_words(found: dict[str, Any] | None = None) -> str:
-    """How the forecast of MixFlow's sign fared on image models; empty where it was not checked."""
+def outlook(formula: str, found: dict[str, Any] | None = None) -> str:
+    """What is foretold of MixFlow's effect: the formula where it carried to image models, else that nothing is, and why.
+
+    Args:
+        formula: what `forecast.words` says.
+        found: the evidence; the stored one when None.
+    """
     seen = (stored() if found is None else found).get("forecast") or {}
     if not seen.get("cells"):
         return ""
+    moved = "lowered" if seen["commoner"] == "helps" else "raised"
+    where = f"{seen['cells']} settings with a clear effect on image models ({', '.join(seen['studies'])})"
+    if seen["right"] > seen["constant"]:
+        return f"{formula} In {where} its sign was right in {seen['right']}, the commoner one in {seen['constant']}."
     return (
-        f"On the image models studied ({', '.join(seen['studies'])}) its formula had the sign right in {seen['right']} of "
-        f"{seen['cells']} settings with a clear effect; always saying '{seen['commoner']}' is right in {seen['constant']}."
+        f"Whether MixFlow will help is not foretold: the formula formed on mixtures had the sign right in {seen['right']} of "
+        f"{where}, and in {seen['constant']} of them MixFlow {moved} the Frechet distance against "
+        "plain post-training of the same length. Train a plain control arm beside it."
     )

@@ -79,6 +79,11 @@ def regrets(studies: Sequence[StudyResult]) -> Part:
             f"{name(study)}: {', '.join(f'{g:g}' for g in swept)} are the gammas that are finished; "
             f"{int(table['seeds'].max())} of {len(study.protocol['seeds'])} seeds have all of them."
         )
+        said += [
+            f"{name(study)}: the {method}'s gamma {gamma:.3f} lies outside them, so its regret is not known yet."
+            for method, gamma in suggestions(study).items()
+            if not swept[0] <= gamma <= swept[-1]
+        ]
         short += _by_steps(table[(table["length"] == table["length"].max()) & (table["metric"] == "fd")], budgets)
         every += [_row(row) for row in table[table["metric"].isin(["fd", "coverage"])].to_dict("records")]
     heads = [*("study", "metric", "length", "steps", "method", "gamma", "best", "regret [95 % interval]"),

@@ -7,9 +7,10 @@ best after a shorter training (what a pilot finds). One of them replaces the ban
     no worse  in none of them, at no step count, is its metric clearly above the band's after the longest training
     better    in each of them it is clearly below the band's at one step count or more
 
-and the one with the lowest mean ratio to the band is taken. Clearly: the 95 % interval of the difference excludes zero. The
-difference of two given gammas holds no best of anything, so the winner's curse does not enter; regret against the best of the
-sweep stands beside it for people (`regret.py`). Until some candidate passes, the band stays.
+and the one with the lowest mean ratio to the band is taken; a pilot, which trains, only where nothing else passes. Clearly:
+the 95 % interval of the difference excludes zero. The difference of two given gammas holds no best of anything, so the
+winner's curse does not enter; regret against the best of the sweep stands beside it for people (`regret.py`). Until some
+candidate passes, the band stays.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from slowflow.sweep.grid import Sweep, sweep_of
 from slowflow.sweep.regret import PAPER, against, regret, suggestions
 
 STUDIES, SEEDS = 2, 2
-BAND = "band"
+BAND, PILOT = "band", "best after"
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,16 @@ def evidence(study: StudyResult, metric: str = "fd") -> pd.DataFrame:
             early = {n: sweep_of(study, metric, n, int(budget)) for n in sorted(set(swept["length"]) - {length})}
         except InputError:
             continue  # not swept yet
+        if not sweep.holds(suggested[BAND]):
+            continue  # nothing to compare with yet
         for method, gamma in _candidates(suggested, early).items():
-            if sweep.gammas[0] <= gamma <= sweep.gammas[-1]:
+            if sweep.holds(gamma):
                 rows.append(_row(study, sweep, (length, int(budget)), method, gamma, suggested[BAND]))
     return pd.DataFrame(rows)
 
 
 def _candidates(suggested: dict[str, float], early: dict[int, Sweep]) -> dict[str, float]:
-    pilots = {f"best after {n}": float(one.gammas[one.best]) for n, one in early.items()}
+    pilots = {f"{PILOT} {n}": float(one.gammas[one.best]) for n, one in early.items()}
     return {**suggested, **{f"fixed {gamma:g}": gamma for gamma in PAPER}, **pilots}
 
 
@@ -103,7 +106,7 @@ def choose(studies: Sequence[StudyResult] | pd.DataFrame, metric: str = "fd") ->
     ripe = table[table["seeds"] >= SEEDS] if len(table) else table
     count = ripe["study"].nunique() if len(ripe) else 0
     if count < STUDIES:
-        why = f"the band, because {_numbers(count)} whole sweep under {SEEDS} seeds or more; {STUDIES} are needed to decide"
+        why = f"the band until {STUDIES} studies have a whole sweep under {SEEDS} seeds or more ({count} so far)"
         return Choice(BAND, why, table)
     passed = {}
     for method, rows in ripe[ripe["method"] != BAND].groupby("method"):
@@ -115,10 +118,6 @@ def choose(studies: Sequence[StudyResult] | pd.DataFrame, metric: str = "fd") ->
             f"the band, because no other gamma was clearly better in each of {count} studies and clearly worse in none"
         )
         return Choice(BAND, why, table)
-    best = min(passed, key=lambda name: passed[name])
+    best = min(passed, key=lambda name: (name.startswith(PILOT), passed[name]))
     why = f"{best}, because it was clearly better than the band in each of {count} studies, x{passed[best]:.2f} on average"
     return Choice(best, why, table)
-
-
-def _numbers(count: int) -> str:
-    return "no study has a" if count == 0 else f"only {count} {'study has a' if count == 1 else 'studies have a'}"

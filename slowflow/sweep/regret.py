@@ -141,7 +141,7 @@ def regret_table(
         result: a study with a sweep over gamma.
         suggested: estimator -> gamma.
         group: arms that are swept.
-        fixed: gammas taken without looking.
+        fixed: gammas taken without looking. Gammas outside what is swept so far are left out.
 
     Returns:
         study, metric, length, budget, method, gamma, best, value, low, high, naive, corrected, split, noise, chance_best,
@@ -155,7 +155,8 @@ def regret_table(
     settings = result.rows[(result.rows["group"] == group)][["metric", "length", "budget"]].drop_duplicates()
     for metric, length, budget in settings.itertuples(index=False):
         sweep = sweep_of(result, metric, length, budget, group)
-        rows += [_row(result, sweep, (metric, length, budget), method, gamma) for method, gamma in methods.items()]
+        inside = {method: gamma for method, gamma in methods.items() if sweep.holds(gamma)}
+        rows += [_row(result, sweep, (metric, length, budget), method, gamma) for method, gamma in inside.items()]
     if not rows:
         raise InputError(f"{result.path} has no sweep of '{group}'")
     return pd.DataFrame(rows)
@@ -171,10 +172,10 @@ def pilot_table(result: StudyResult, group: str = "mixflow") -> pd.DataFrame:
     """
     rows = []
     here = result.rows[result.rows["group"] == group]
-    longest = here["length"].max()
+    longest, lengths = int(here["length"].max()), sorted(int(n) for n in here["length"].unique())
     for metric, budget in here[["metric", "budget"]].drop_duplicates().itertuples(index=False):
         sweep = sweep_of(result, metric, longest, budget, group)
-        for length in sorted(set(here["length"]) - {longest}):
+        for length in lengths[:-1]:
             early = sweep_of(result, metric, length, budget, group)
             method, gamma = f"best after {length}", float(early.gammas[early.best])
             rows.append(_row(result, sweep, (metric, longest, budget), method, gamma))
