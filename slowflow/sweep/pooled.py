@@ -87,8 +87,8 @@ def gain_by_steps(result: StudyResult, metric: str = "fd", control: str = "plain
     rows = result.rows[(result.rows["metric"] == metric) & result.rows["gamma"].notna()]
     known = result.rows.set_index(["arm", "seed", "length", "metric", "budget"])["value"].to_dict()
     found = []
-    for key, group in rows.groupby(["arm", "length"], sort=False):
-        arm, length = str(key[0]), int(key[1])
+    for _, group in rows.groupby(["arm", "length"], sort=False):
+        arm, length = str(group["arm"].iloc[0]), int(group["length"].iloc[0])
         seeds = [
             int(s) for s in group["seed"].unique() if all((control, s, length, metric, b) in known for b in budgets)
         ]
