@@ -38,7 +38,7 @@ def _cost(study: dict[str, Any], rows: dict[str, Any], method: str) -> str:
     fixed = min(
         (row for name, row in rows.items() if name.startswith("fixed")), key=lambda row: row["regret"], default=None
     )
-    seeds = f"{study['seeds']} of {study['planned']} seeds"
+    seeds = f"{study['seeds']} of {study['planned']} seeds" + (", so provisional" if study["seeds"] == 1 else "")
     within = "within the sweep's noise" if mine["within_noise"] else "more than the sweep's noise"
     text = (
         f"on {study['name']} ({seeds}, {study['budget']} steps) it gave gamma {mine['gamma']:.2f} and cost "

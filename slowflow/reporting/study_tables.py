@@ -56,7 +56,7 @@ def progress(studies: Sequence[StudyResult]) -> Part:
                 .groupby(level=0, sort=False)
                 .apply(list)
             )
-            listed = "; ".join(f"{arm} (seed {', '.join(map(str, seeds))})" for arm, seeds in left.items())
+            listed = "; ".join(f"{arm} (seed {', '.join(map(str, missed))})" for arm, missed in left.items())
             said.append(f"{name(study)} is not finished: {len(gone)} cells are missing: {listed}.")
         said += [
             f"{name(study)}: {row['arm']}, seed {row['seed']}, failed at step {row['step']}: {row['message']}."
@@ -101,8 +101,8 @@ def _against(study: StudyResult, table: pd.DataFrame, control: str) -> list[list
         for c in study.cells
         if c["train"]
     }
-    for key, group in table.groupby(["arm", "length", "nfe"], sort=False):
-        arm, length, nfe = str(key[0]), int(key[1]), int(key[2])
+    for _, group in table.groupby(["arm", "length", "nfe"], sort=False):
+        arm, length, nfe = str(group["arm"].iloc[0]), int(group["length"].iloc[0]), int(group["nfe"].iloc[0])
         found = group.set_index("metric").to_dict("index")
         cells = [starred(found[m], DIGITS.get(str(m), 3)) if m in found else "–" for m in SHOWN]
         spent = f"{calls[arm]:,}" if arm in calls else "0"

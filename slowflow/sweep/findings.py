@@ -4,9 +4,10 @@
     as stated / contrary    its 95 % interval lies on the stated side of zero, or on the other; else undecided
     no change               stated as zero: contrary outside zero, as stated only where the interval is also short
 
-A finding is confirmed when every decided row is as stated, contradicted when every one is contrary, and mixed otherwise; the
-counts are always given, because rows are many and one in twenty errs by chance. What has no finished arm is missing, which is
-no verdict. Source of the statements: MixFlow, arXiv 2512.19311, section 4 and its ablation.
+A finding is confirmed when every decided row is as stated, contradicted when every one is contrary, and mixed otherwise. Rows
+are many and one in twenty errs by chance, so a verdict needs two decided rows and a quarter of all of them; the counts are
+always given. What has no finished arm is missing, which is no verdict.
+Source of the statements: MixFlow, arXiv 2512.19311, section 4 and its ablation.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from slowflow.sweep.folder import BASE, StudyResult
 
 SHORT = 0.05
 """An interval around no change is short when it stays within this share of the number it is compared with."""
+LEAST, LEAST_SHARE = 2, 0.25
+"""Decided rows that a verdict needs."""
 COLUMNS = ["study", "finding", "what", "metric", "length", "budget", "seeds", "value", "low", "high", "word"]
 WORDS = ("as stated", "contrary", "undecided")
 
@@ -80,7 +83,7 @@ def verdict(rows: pd.DataFrame) -> str:
     if rows.empty:
         return "not measured"
     stated, contrary = int(count.get("as stated", 0)), int(count.get("contrary", 0))
-    if not stated and not contrary:
+    if stated + contrary < max(LEAST, LEAST_SHARE * len(rows)):
         return "undecided"
     return "mixed" if stated and contrary else ("confirmed" if stated else "contradicted")
 

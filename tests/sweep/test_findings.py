@@ -64,6 +64,10 @@ def test_rows_that_disagree_are_mixed_and_no_row_is_no_verdict(tmp_path):
     assert findings.missing(study)["over-slowing"] == ["mixflow-0.8", "mixflow-1", "over-slowed"]
     assert findings.verdict(table.assign(word=["as stated", "contrary"] * (len(table) // 2))) == "mixed"
     assert findings.verdict(table.assign(word="undecided")) == "undecided"
+    eight = table.iloc[:8]
+    one_by_chance = eight.assign(word=["contrary", *["undecided"] * 7])
+    assert findings.verdict(one_by_chance) == "undecided"
+    assert findings.verdict(eight.assign(word=["contrary", "contrary", *["undecided"] * 6])) == "contradicted"
 
 
 def test_no_change_needs_a_short_interval(tmp_path):
