@@ -165,6 +165,8 @@ def say_fit(output: s.Output, fit: Any) -> None:
     output.say(f"gamma {fit.gamma:.3f} (method: {fit.method}; {fit.time})")
     if fit.chosen:
         output.say(f"  {fit.chosen}")
+    if fit.outlook:
+        output.say(f"  {fit.outlook}")
     for name, estimate in fit.estimates.items():
         output.say(f"  {name:<16} {estimate}")
     if fit.log_snr_gap is not None:

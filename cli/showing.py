@@ -41,7 +41,7 @@ def plot(
 def report(
     run: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN", help="A whole run, or measurements, evaluations, trainings, diagnoses."),
+        typer.Argument(metavar="RUN", help="A whole run, measurements, evaluations, trainings, diagnoses, or studies."),
     ],
     out: Annotated[Path, typer.Option("--out", help="FILE.html, or FILE.md for a pull request.")],
     format: Annotated[str, typer.Option("--format", help="html, md, or auto: what the file's ending says.")] = "auto",
@@ -57,10 +57,9 @@ def report(
     """One self-contained page that opens offline, or Markdown for a pull request."""
     output = s.Output(json, quiet=True)
     from slowflow.published import must_be_known
-    from slowflow.reporting.page import write_page
-    from slowflow.results import RunResult
+    from slowflow.reporting.page import write_report
 
     must_be_known(published)
-    write_page(RunResult.load(*run), out, format, published)
+    write_report(run, out, format, published)
     output.say(f"report: {out}")
     output.answer({"file": str(out)})

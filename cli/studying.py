@@ -46,16 +46,17 @@ def study(
 
 
 def _say_table(output: s.Output, result: Any) -> None:
-    """The longest length at the most network calls, over seeds."""
+    """Every arm's last length at the most network calls, over seeds."""
     from slowflow.sweep.pooled import over_seeds
 
     table = over_seeds(result)
     last = table[(table["length"] == table["longest"]) & (table["budget"] == table["budget"].max())]
     for metric, rows in last.groupby("metric", sort=False):
-        output.say(f"\n{metric} at {int(rows['budget'].iloc[0])} steps, after the longest training")
+        output.say(f"\n{metric} at {int(rows['budget'].iloc[0])} steps, after each arm's last length of training")
         for row in rows.to_dict("records"):
             output.say(
                 f"  {row['arm']:<28} {row['value']:9.3f} [{row['low']:.3f}, {row['high']:.3f}]  {row['seeds']} seeds"
+                f"{_after(row)}"
             )
 
 
@@ -79,7 +80,9 @@ def compare(
         output.say(f"\n{metric} at {steps} steps, minus that of {other}")
         for row in rows.to_dict("records"):
             clear = "" if row["low"] <= 0.0 <= row["high"] else "  *"
-            output.say(f"  {row['arm']:<28} {row['value']:+9.3f} [{row['low']:+.3f}, {row['high']:+.3f}]{clear}")
+            output.say(
+                f"  {row['arm']:<28} {row['value']:+9.3f} [{row['low']:+.3f}, {row['high']:+.3f}]{_after(row)}{clear}"
+            )
     output.say("\n* its 95 % interval excludes zero; many differences are shown, so expect one in twenty by chance")
     _say_regret(output, found.regret)
     output.answer(answer(found))
@@ -98,6 +101,11 @@ def _say_regret(output: s.Output, table: Any) -> None:
                 f"  {row['method']:<10} gamma {row['gamma']:.3f}  {row['value']:+8.3f} "
                 f"[{row['low']:+.3f}, {row['high']:+.3f}]  {word}"
             )
+
+
+def _after(row: dict[str, Any]) -> str:
+    """The length of training behind a number; nothing for an arm without one."""
+    return f"  after {row['length']:,} steps" if row.get("length") else ""
 
 
 def _steps(table: Any) -> str:

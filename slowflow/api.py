@@ -37,7 +37,7 @@ from slowflow.remedies import TrainingRemedy
 from slowflow.remedies import sampling as sampling_remedies
 from slowflow.remedies.sampling.base import Fit, SamplingRemedy
 from slowflow.remedies.sampling.presets import preset as _preset
-from slowflow.reporting.page import write_page
+from slowflow.reporting.page import write_report
 from slowflow.results import RunResult
 from slowflow.train.loop import TrainConfig
 from slowflow.train.post import post_train as _post_train
@@ -336,11 +336,11 @@ def report(runs: Sequence[Run], *, out: str | Path, published: str | None = None
     """One page from finished runs; returns its path.
 
     Args:
-        runs: measurements, evaluations, diagnoses, calibrations, a whole run, or their folders.
+        runs: measurements, evaluations, diagnoses, calibrations, a whole run, or their folders; or folders of studies.
         out: `.html` for a page that holds everything and opens offline, `.md` for Markdown without pictures.
         published: model of the published tables to put FID beside, where the checkpoint's name does not tell.
 
     Raises:
         InputError: unfinished runs, another ending, or no published model of that name.
     """
-    return write_page(RunResult.load(*map(_path, runs)), out, published=published)
+    return write_report([_path(run) for run in runs], out, published=published)

@@ -142,6 +142,7 @@ class GammaFit:
         tests: `reading: law` -> squared error on trajectories left out, as a share of predicting no lag.
         laws: reading -> the law that wins: none, gamma t, c h, or gamma t + c h.
         chosen: why this estimator, one sentence.
+        outlook: what is foretold of MixFlow's effect on the samples, or that nothing is; empty where nothing is known.
     """
 
     gamma: float
@@ -161,3 +162,4 @@ class GammaFit:
     tests: dict[str, float] = field(default_factory=dict)
     laws: dict[str, str] = field(default_factory=dict)
     chosen: str = ""
+    outlook: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,18 @@ def _gathered(first: Path, kinds: dict[Path, str]) -> RunResult:
         else:
             found.evaluations[name] = Evaluation.load(path)
     _refuse_unlike(list(found.evaluations.values()))
+    found.arms[:] = [_named(arm, found.measurements) for arm in found.arms]
     return found
+
+
+def _named(arm: Arm, measurements: Mapping[str, Measurement]) -> Arm:
+    """The arm with how it was sampled in its title, where that is not how the first measurement was."""
+    if arm.name not in measurements:
+        return arm
+    mine, first = measurements[arm.name].protocol(), next(iter(measurements.values())).protocol()
+    said = [f"sampled with {mine['remedy']['name']}"] if mine["remedy"] else []
+    said += [f"{key} {mine[key]}" for key in ("sampler", "guidance", "shift", "steps") if mine[key] != first[key]]
+    return replace(arm, title=", ".join([arm.title, *said]))
 
 
 def _add_training(found: RunResult, path: Path) -> None:

@@ -36,11 +36,28 @@ def fd(arm, gamma, length, budget):
     return start - gain + 30.0 * (gamma - 0.15 * np.log10(length)) ** 2
 
 
-def planted(path, truth=fd, *, gammas=GAMMAS, noise=1.5, inside=1.0, seeds=SEEDS, other=protocol(), data="d"):  # noqa: B008
-    """Write the folder; `noise` is the spread over seeds, `inside` the bootstrap's."""
+def planted(
+    path,
+    truth=fd,
+    *,
+    gammas=GAMMAS,
+    noise=1.5,
+    inside=1.0,
+    seeds=SEEDS,
+    other=protocol(),  # noqa: B008
+    data="d",
+    more=(),
+    lag_change=0.0,
+    band=None,
+):
+    """Write the folder; `noise` is the spread over seeds, `inside` the bootstrap's.
+
+    `more` are further arms (name, group, gamma), whose truth is asked for by name; `lag_change` is what every trained arm did
+    to the lag of the base; `band` is the gamma that the base's measurement suggests.
+    """
     RunFolder(path, "study", other)
     arms = [("base", "base", None), ("plain", "plain", None), *((f"mixflow-{g:g}", "mixflow", g) for g in gammas)]
-    arms.append(("heun", "heun", None))
+    arms += [("heun", "heun", None), *more]
     for number, (arm, group, gamma) in enumerate(arms):
         for seed in seeds:
             draw = np.random.default_rng([number, seed])
@@ -64,9 +81,12 @@ def planted(path, truth=fd, *, gammas=GAMMAS, noise=1.5, inside=1.0, seeds=SEEDS
                 name: {"value": lag + 0.01 * draw.normal(), "low": lag - 0.02, "high": lag + 0.02, "n": 100}
                 for name in ("excess_exact", "signal_exact", "noise_exact")
             }
-            found = (
-                {} if arm == "heun" else {"length": max(r["length"] for r in rows), "estimates": readings, "change": {}}
-            )
+            if band is not None:
+                readings["band"] = {"value": band, "low": band - 0.01, "high": band + 0.01, "n": 100}
+            moved = {"value": lag_change, "low": lag_change - 0.01, "high": lag_change + 0.01, "n": 100}
+            length = max(r["length"] for r in rows)
+            change = dict.fromkeys(("level", "signal clock", "noise clock"), moved) if length else {}
+            found = {} if arm == "heun" else {"length": length, "estimates": readings, "change": change}
             folder = RunFolder(
                 cell_folder(path, arm, seed),
                 "arm",

@@ -1,4 +1,4 @@
-"""A study: metrics against network calls after the longest post-training, one curve an arm."""
+"""A study: metrics against network calls after the longest post-training that all arms have, one curve an arm."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.figures.style import legend_below
 from slowflow.results import RunResult
 from slowflow.sweep.folder import BASE
-from slowflow.sweep.pooled import over_seeds
+from slowflow.sweep.pooled import common_length, over_seeds
 
 
 def data(result: RunResult) -> pd.DataFrame:
     """arm, group, gamma, metric, features, length, budget, steps, nfe, seeds, value, low, high, n."""
     study = studied(result)
     table = over_seeds(study)
-    longest = max(study.protocol["lengths"])
-    kept = table[table["length"].isin([0, longest]) & (table["length"] == table["longest"])]
+    # an arm that stops sooner sets the length of all: no curve may owe its place to more training
+    kept = table[table["length"].isin([0, common_length(study)])]
     return in_order(kept.drop(columns="longest").assign(features=study.protocol["features"]))
 
 
@@ -36,7 +36,10 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
             )
             panel.vlines(x, part["low"], part["high"], color=colour[str(arm)], linewidth=1.1, alpha=0.6)
         log_ticks(panel, sorted(group["budget"].unique().tolist()))
-        panel.set(xlabel="network calls a sample", ylabel=str(metric).replace("fd", "FD"))
+        panel.set(
+            xlabel=f"network calls a sample, after {int(group['length'].max()):,} steps of post-training",
+            ylabel=str(metric).replace("fd", "FD"),
+        )
         panel.set_title(labelled(str(metric), str(group["features"].iloc[0])))
     legend_below(axes, 4)
 
@@ -45,15 +48,18 @@ def alt(table: pd.DataFrame) -> str:
     """The first metric of every arm at the most calls."""
     first = table[(table["metric"] == table["metric"].iloc[0]) & (table["budget"] == table["budget"].max())]
     parts = [f"{row['arm']} {row['value']:.2f}" for _, row in first.iterrows()]
-    return f"Metric {first['metric'].iloc[0]} at {int(table['budget'].max())} steps: " + "; ".join(parts) + "."
+    trained = f"after {int(table['length'].max())} steps of post-training"
+    return (
+        f"Metric {first['metric'].iloc[0]} at {int(table['budget'].max())} steps, {trained}: " + "; ".join(parts) + "."
+    )
 
 
 FIGURES.register("study-calls", summary="a study: metrics against network calls, by arm", source="SlowFlow")(
     Figure(
         title="Which arm is better, at how many network calls?",
         caption=(
-            "Every arm after the longest post-training, the same seeds, averages, noise and n for all. Bars are 95 % intervals "
-            "over seeds and samples; arms are set a little apart. Dashed: arms outside the sweep over γ."
+            "Every arm after the longest post-training that all of them have, the same seeds, averages, noise and n for all. "
+            "Bars are 95 % intervals over seeds and samples; arms are set a little apart. Dashed: arms outside the sweep over γ."
         ),
         data=data,
         draw=draw,

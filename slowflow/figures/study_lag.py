@@ -23,7 +23,7 @@ MEANING = {
 
 
 def data(result: RunResult) -> pd.DataFrame:
-    """arm, group, gamma, panel (a reading, or a metric), what (excess or change), seeds, value, low, high."""
+    """arm, group, gamma, length, panel (a reading, or a metric), what (excess or change), seeds, value, low, high."""
     study = studied(result)
     lags = lags_over_seeds(study)
     if lags.empty:
@@ -47,7 +47,7 @@ def data(result: RunResult) -> pd.DataFrame:
         here = last[(last["metric"] == metric) & last["arm"].isin(measured)]
         frames.append(here.assign(panel=metric, what=f"change at {budget} steps"))
     table = pd.concat(frames, ignore_index=True)
-    columns = ["arm", "group", "gamma", "panel", "what", "seeds", "value", "low", "high"]
+    columns = ["arm", "group", "gamma", "length", "panel", "what", "seeds", "value", "low", "high"]
     return in_order(table[columns])
 
 
@@ -56,6 +56,11 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
     colour, arms = colours(table), list(table["arm"].unique())[::-1]
     about = table.drop_duplicates("arm").set_index("arm")
     names = [titled(arm, str(about.loc[arm, "group"]), float(str(about.loc[arm, "gamma"]))) for arm in arms]
+    lengths = {arm: int(str(about.loc[arm, "length"])) for arm in arms}
+    if len(set(lengths.values()) - {0}) > 1:
+        names = [
+            f"{name}, {lengths[arm]:,} steps" if lengths[arm] else name for arm, name in zip(arms, names, strict=True)
+        ]
     for panel, (name, group) in zip(axes, table.groupby("panel", sort=False), strict=True):
         lag = name in READINGS
         panel.axvline(0.0, color=INK, linewidth=1.0)
@@ -83,7 +88,8 @@ def alt(table: pd.DataFrame) -> str:
     parts = []
     for arm, group in table.groupby("arm", sort=False):
         found = group.set_index("panel")["value"]
-        parts.append(f"{arm}: " + ", ".join(f"{name} {value:+.3f}" for name, value in found.items()))
+        after = f" after {int(group['length'].iloc[0]):,} steps" if group["length"].iloc[0] else ""
+        parts.append(f"{arm}{after}: " + ", ".join(f"{name} {value:+.3f}" for name, value in found.items()))
     return "Excess after post-training, and change of the metrics: " + "; ".join(parts) + "."
 
 
@@ -91,9 +97,10 @@ FIGURES.register("study-lag", summary="a study: lag before and after, beside the
     Figure(
         title="Does an arm that improves the samples also remove the lag?",
         caption=(
-            "Lag after the longest post-training, in units of γ above a perfect model (or genuine states), right = slow; the "
-            "dotted line is the base before. Beside it what the arm changed in the metrics at the nearest step count. Bars are "
-            "95 % intervals over seeds and samples."
+            "Lag after an arm's last length of post-training, in units of γ above a perfect model (or genuine states), right = "
+            "slow; the dotted line is the base before. Beside it what the arm changed in the metrics at the nearest step count, "
+            "at the same length. Where arms stop at different lengths their names say so. Bars are 95 % intervals over seeds "
+            "and samples."
         ),
         data=data,
         draw=draw,

@@ -22,12 +22,15 @@ Source: this project, reports/known-truth (2026-11-23).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
 from slowflow.errors import InputError
+from slowflow.measuring import evidence
+from slowflow.measuring.slack import Reading, Slack
 
 NAMES = ("constant", "log gamma", "log level", "log(1 + length)", "log blur")
 COEFFICIENTS = (-5.933, -1.919, 1.552, -1.750, -3.861)
@@ -82,6 +85,17 @@ class Outlook:
         return bool(self.beyond)
 
 
+def outlook(model: Slack, genuine: Slack, gamma: float, length: float) -> Outlook:
+    """What a measurement by `level` knows before post-training.
+
+    Args:
+        model, genuine: slack of the base's states and of genuine ones, by `level`.
+        gamma: asked about, above 0. length: planned length over that of pretraining.
+    """
+    blur = float(np.median(genuine.r.std(axis=0)))
+    return Outlook(gamma=gamma, level=float(model.r.mean() - genuine.r.mean()), blur=blur, length=length)
+
+
 def features(one: Outlook) -> Float[np.ndarray, "4"]:
     """What the coefficients after the constant multiply."""
     level = max(one.level, SMALLEST_LEVEL)
@@ -104,6 +118,19 @@ def largest_gamma(level: float, blur: float, length: float) -> float:
         np.dot(COEFFICIENTS[1:], features(Outlook(gamma=1.0, level=level, blur=blur, length=length)))
     )
     return min(1.0, math.exp(-at_one / COEFFICIENTS[1]))
+
+
+def said(level: Mapping[str, Reading], gamma: float) -> str:
+    """What `suggest` says of MixFlow's effect: by the record on image models the forecast, or that there is none.
+
+    Args:
+        level: kind -> reading by `level`; without it nothing is foretold.
+        gamma: asked about, at a post-training as long as the pretraining.
+    """
+    model, genuine = level.get("model"), level.get("genuine")
+    if not isinstance(model, Slack) or not isinstance(genuine, Slack) or not gamma > 0.0:
+        return ""
+    return evidence.outlook(words(outlook(model, genuine, gamma, 1.0)))
 
 
 def words(one: Outlook) -> str:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from slowflow.errors import InputError
+from slowflow.measuring import evidence
 from slowflow.measuring.bootstrap import RESAMPLES, total, weights
 from slowflow.measuring.edge import edge
 from slowflow.measuring.estimators import (
@@ -49,10 +50,6 @@ BAND = 0.95
 """Share of states the band holds: a stated choice."""
 METHODS = ("auto", "band", "excess")
 """Estimators that a measurement alone can recommend."""
-WHY_AUTO = (
-    "auto takes the band, the width the paper's recipe would use; which estimator's gamma costs least is for a study to "
-    "measure (its regret), and none has decided yet"
-)
 VIEWS = {"band": BAND, "q50": 0.5, "q90": 0.9}
 CLOCKS = {"signal clock": "signal", "noise clock": "noise"}
 """Readings that the verdict hears beside the main one -> prefix of their estimates."""
@@ -147,7 +144,7 @@ def recommend(fit: GammaFit, method: str) -> GammaFit:
     if method not in METHODS:
         raise InputError(f"method is '{method}', expected one of {', '.join(METHODS)}, or pilot, which trains")
     if method == "auto":
-        return replace(fit, chosen=WHY_AUTO)
+        return _automatic(fit)
     if method == "band":
         return replace(fit, chosen="the band was asked for: the width of the raw fan, no null taken off")
     zero = next((n for n in ("excess_genuine", "excess_exact") if n in fit.estimates), None)
@@ -156,6 +153,19 @@ def recommend(fit: GammaFit, method: str) -> GammaFit:
     value = fit.estimates[zero]
     chosen = f"the excess was asked for: {zero} {value}, what is left of the lag above its null, held to [0, 1]"
     return replace(fit, gamma=float(np.clip(value.value, 0.0, 1.0)), method="excess", chosen=chosen)
+
+
+def _automatic(fit: GammaFit) -> GammaFit:
+    """What the studies support: an estimator of this measurement, or a fixed gamma; else the band, and they say why."""
+    found = evidence.stored()
+    taken, why = str(found["method"]), evidence.words(found)
+    if taken.startswith("fixed "):
+        return replace(fit, gamma=float(taken.removeprefix("fixed ")), method=taken, chosen=why)
+    if taken == "excess" and {"excess_genuine", "excess_exact"} & fit.estimates.keys():
+        return replace(recommend(fit, "excess"), chosen=why)
+    if taken.startswith("best after"):
+        why += "; a pilot trains, so this measurement alone gives the band: see suggest --method pilot"
+    return replace(fit, chosen=why)
 
 
 def change(before: Reading, after: Reading, null: Reading, seed: int) -> Estimate:

@@ -24,7 +24,7 @@ from slowflow.flow.model import FlowModel
 from slowflow.flow.table import recorded
 from slowflow.io import checkpoint
 from slowflow.io.run import whole_manifest
-from slowflow.measuring import gamma
+from slowflow.measuring import forecast, gamma
 from slowflow.measuring.answer import answer
 from slowflow.measuring.bootstrap import RESAMPLES, interval, weights
 from slowflow.measuring.cautions import cautions
@@ -290,7 +290,12 @@ class Measurement:
             steps=steps,
             log_snr=lambda t: path.log_snr(torch.from_numpy(np.asarray(t, dtype=np.float64))).numpy(),
         )
-        return replace(gamma.recommend(fit, method), warnings=(*cautions(self, steps), *fit.warnings))
+        chosen = gamma.recommend(fit, method)
+        return replace(
+            chosen,
+            warnings=(*cautions(self, steps), *fit.warnings),
+            outlook=forecast.said(self.readings(steps).get("level", {}), chosen.gamma),
+        )
 
     def asked(self, *, model: str | None = None, data: str | None = None) -> dict[str, Any]:
         """How model and data were asked for when this was measured, with what has moved since put in.

@@ -42,10 +42,10 @@ def render_markdown(result: RunResult, published: str | None = None) -> str:
     lines += [f"*{plain(text.advice(result))}*", ""]
     lines += [*_next(result), *_comparison(result), *_quality(result), *_published(result, published)]
     for passage in passages(result):
-        lines += _folded(passage.question, [f"- {plain(sentence)}" for sentence in passage.sentences])
+        lines += folded(passage.question, [f"- {plain(sentence)}" for sentence in passage.sentences])
     lines += [*_lags(result), *_protocols(result)]
     entries = [line for one in citations(result) for line in (f"{one.name}:", "", "```bibtex", one.bibtex, "```", "")]
-    lines += _folded("Citations", entries)
+    lines += folded("Citations", entries)
     lines.append(f"Made by SlowFlow {metadata.version('slowflow')}; brackets are 95 % intervals.")
     return "\n".join(lines) + "\n"
 
@@ -62,7 +62,7 @@ def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
     return [*lines, *("| " + " | ".join(map(plain, row)) + " |" for row in rows), ""]
 
 
-def _folded(title: str, lines: list[str]) -> list[str]:
+def folded(title: str, lines: list[str]) -> list[str]:
     """Lines behind a click; blank lines let GitHub read Markdown inside."""
     return ["<details><summary>" + plain(title) + "</summary>", "", *lines, "", "</details>", ""] if lines else []
 
@@ -94,7 +94,7 @@ def _quality(result: RunResult) -> list[str]:
     """Every metric of every arm."""
     arms = [arm for arm in result.arms if arm.name in result.evaluations]
     rows = [[row["metric"], str(row["steps"]), *row["cells"]] for row in quality_rows(result)]
-    return _folded("All numbers", table(["metric", "steps", *(arm.title for arm in arms)], rows)) if rows else []
+    return folded("All numbers", table(["metric", "steps", *(arm.title for arm in arms)], rows)) if rows else []
 
 
 def _published(result: RunResult, model: str | None) -> list[str]:
@@ -125,23 +125,23 @@ def _lags(result: RunResult) -> list[str]:
     if not result.measurements:
         return []
     rows = [[": ".join(filter(None, (r["group"], r["name"]))), *r["cells"]] for r in lag_rows(result)]
-    lines = _folded("Every estimate of gamma", table(["", *(arm.title for arm in measured_arms(result))], rows))
+    lines = folded("Every estimate of gamma", table(["", *(arm.title for arm in measured_arms(result))], rows))
     divided = [
         [row["reading"], *(" ".join(filter(None, (c["text"], c["share"]))) for c in row["cells"])]
         for row in cause_rows(result)
     ]
     heads = ["reading", "whole lag", "step size", "error on real states", "accumulation"]
-    return lines + (_folded("The lag, divided", table(heads, divided)) if divided else [])
+    return lines + (folded("The lag, divided", table(heads, divided)) if divided else [])
 
 
 def _protocols(result: RunResult) -> list[str]:
     """How it was measured and evaluated."""
     lines = []
     if result.measurements:
-        lines += _folded("Protocol of the measurement", _pairs(result.measured.protocol()))
+        lines += folded("Protocol of the measurement", _pairs(result.measured.protocol()))
     if result.evaluations:
         first = next(iter(result.evaluations.values()))
-        lines += _folded("Protocol of the evaluation", _pairs(first.protocol(text.main_steps(result))))
+        lines += folded("Protocol of the evaluation", _pairs(first.protocol(text.main_steps(result))))
     return lines
 
 

@@ -53,17 +53,26 @@ def pictures(result: RunResult) -> list[Picture]:
     """Every figure the result has data for, in reading order."""
     found = []
     for name in (*LAG, *GAMMA, *TRAINED, *DEPTH):
-        figure = FIGURES.get(name)
         try:
-            table = figure.data(result)
+            found.append(picture_of(name, result))
         except InputError:
             continue  # this result has no such data; the page then has no such figure
-        suffix = "png" if name in RASTER else "svg"
-        kind = "image/png" if suffix == "png" else "image/svg+xml"
-        payload = base64.b64encode(rendered(figure, table, suffix)).decode()
-        uri, width = f"data:{kind};base64,{payload}", round(110 * figure.panels(table).inches[0])
-        found.append(Picture(name, figure.title, figure.caption, figure.alt(table), uri, width))
     return found
+
+
+def picture_of(name: str, result: RunResult) -> Picture:
+    """One figure of a result.
+
+    Raises:
+        InputError: the result has no data for it.
+    """
+    figure = FIGURES.get(name)
+    table = figure.data(result)
+    suffix = "png" if name in RASTER else "svg"
+    kind = "image/png" if suffix == "png" else "image/svg+xml"
+    payload = base64.b64encode(rendered(figure, table, suffix)).decode()
+    uri, width = f"data:{kind};base64,{payload}", round(110 * figure.panels(table).inches[0])
+    return Picture(name, figure.title, figure.caption, figure.alt(table), uri, width)
 
 
 def quality_rows(result: RunResult) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from slowflow.study import making
 from slowflow.sweep.folder import BASE
 from slowflow.train.loop import TrainConfig
 
-KEYS = ("name", "train", "sample", "sweep", "stage")
+KEYS = ("name", "train", "sample", "sweep", "stage", "until")
 NAME = re.compile(r"[a-z0-9][a-z0-9._+-]{0,79}")
 
 
@@ -35,6 +35,8 @@ class Arm:
         sample: `sampler`, and `remedy` with its settings; None = as the study samples. In both, `measured = true` takes what
             is not set from the measurement of the base.
         stage: arms of one stage are run together, seed by seed; stages one after the other.
+        until: the last of the study's lengths that it is trained to; None = all of them. Its looks are those of every
+            other arm at the same lengths, because a length is the same run stopped there.
     """
 
     name: str
@@ -42,6 +44,13 @@ class Arm:
     train: dict[str, Any] | None = None
     sample: dict[str, Any] | None = None
     stage: int = 0
+    until: int | None = None
+
+    def looks(self, lengths: Sequence[int]) -> tuple[int, ...]:
+        """Post-training steps at which it is looked at: 0 where it is not trained, else the study's up to `until`."""
+        if self.train is None:
+            return (0,)
+        return tuple(length for length in lengths if self.until is None or length <= self.until)
 
     @property
     def gamma(self) -> float | None:
@@ -93,6 +102,8 @@ def _of_table(table: Mapping[str, Any], where: str) -> list[Arm]:
             raise InputError(f"the arm '{name}' of {where} sets '{key}'{_why(key)}")
     if type(table["stage"]) is not int:
         raise InputError(f"'stage' of the arm '{name}' of {where} is {table['stage']!r}, expected a whole number")
+    if type(table.get("until", 0)) is not int:
+        raise InputError(f"'until' of the arm '{name}' of {where} is {table['until']!r}, expected one of the lengths")
     parts = {part: _part(table, part, name, where) for part in ("train", "sample")}
     if not any(parts.values()):
         raise InputError(
@@ -107,8 +118,25 @@ def _of_table(table: Mapping[str, Any], where: str) -> list[Arm]:
         swept = dict(zip(sweep, values, strict=True))
         own = {**parts, part: {**(parts[part] or {}), **swept}}
         title = "-".join([name, *(_plain(value) for value in values)])
-        found.append(Arm(title, name, own["train"] or None, own["sample"] or None, table["stage"]))
+        found.append(Arm(title, name, own["train"] or None, own["sample"] or None, table["stage"], table.get("until")))
     return found
+
+
+def check_until(arm: Arm, lengths: Sequence[int], where: str) -> None:
+    """Refuse an arm that stops where the study does not look, or that has nothing to stop.
+
+    Raises:
+        InputError: `until` is none of the lengths, or the arm is not trained.
+    """
+    if arm.until is None:
+        return
+    if arm.train is None:
+        raise InputError(f"the arm '{arm.name}' of {where} is not trained, so it has no 'until'; leave it out")
+    if arm.until not in lengths:
+        raise InputError(
+            f"'until' of the arm '{arm.name}' of {where} is {arm.until}, expected one of the study's lengths, "
+            f"{', '.join(map(str, lengths))}"
+        )
 
 
 def _part(table: Mapping[str, Any], part: str, name: str, where: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     arms/NAME-seed0/posttrain/       while it runs: one training run, its averaged weights at every length
     arms/NAME-seed0/evaluate-*/      while it runs: samples judged, a folder a length
-    arms/NAME-seed0/measure/         while it runs: the lag of the longest length
+    arms/NAME-seed0/measure/         while it runs: the lag of its last length
     arms/NAME-seed0/draws.npz          bootstrap draws of every metric, for paired differences
     arms/NAME-seed0/manifest.json        every number; written last, after it the rest is dropped
 
@@ -48,13 +48,22 @@ SCRATCH = ("posttrain", "evaluate-*", "measure")
 Progress = Callable[[int, str], None]
 
 
-def cost(protocol: Protocol, trained: bool) -> int:
+def cost(protocol: Protocol, arm: Arm) -> int:
     """About how many network calls a cell takes; a gradient counts as `BACKWARD` of them."""
-    training = protocol.lengths[-1] * protocol.train.batch_size * (1 + BACKWARD) if trained else 0
-    looks = len(protocol.lengths) if trained else 1
-    judging = looks * protocol.sampling.samples * sum(protocol.sampling.steps)
+    looks = arm.looks(protocol.lengths)
+    training = looks[-1] * calls_a_step(protocol, arm)
+    judging = len(looks) * protocol.sampling.samples * sum(protocol.sampling.steps)
     probe = protocol.probe
     return training + judging + (0 if probe is None else probe.samples * sum(probe.grids))
+
+
+def calls_a_step(protocol: Protocol, arm: Arm) -> int:
+    """Network calls of one step of training, with those that the remedy itself makes."""
+    if arm.train is None:
+        return 0
+    batch = protocol.train.batch_size
+    made = 0 if making.wants_measurement(arm.train) else making.made(arm.train).calls(batch)
+    return batch * (1 + BACKWARD) + made
 
 
 @dataclass(frozen=True)
@@ -126,11 +135,11 @@ class Cell:
     @property
     def lengths(self) -> tuple[int, ...]:
         """Post-training steps at which it is looked at; 0 for an arm that is not trained."""
-        return (0,) if self.arm.train is None else self.shared.protocol.lengths
+        return self.arm.looks(self.shared.protocol.lengths)
 
     def cost(self) -> int:
         """About how many network calls it takes, for the remaining time."""
-        return cost(self.shared.protocol, self.arm.train is not None)
+        return cost(self.shared.protocol, self.arm)
 
     def run(self, progress: Progress) -> None:
         """Finish the cell; returns at once when it is."""
@@ -152,25 +161,27 @@ class Cell:
                 shutil.rmtree(leftover)
 
     def _folder(self) -> RunFolder:
-        arm = {"name": self.arm.name, "train": self.arm.train, "sample": self.arm.sample}
+        arm: dict[str, Any] = {"name": self.arm.name, "train": self.arm.train, "sample": self.arm.sample}
+        if self.arm.until is not None:  # left out otherwise, so that cells of older SlowFlows keep their identity
+            arm["until"] = self.arm.until
         return RunFolder(self.path, "arm", {**self.shared.described, "arm": arm, "seed": self.seed})
 
     def _train(self, progress: Progress) -> dict[str, Any] | None:
-        """Post-train to the longest length; what went wrong, None when nothing did."""
+        """Post-train to its last length; what went wrong, None when nothing did."""
         remedy, protocol = self._remedy, self.shared.protocol
         if remedy is None:
             return None
-        per_step = protocol.train.batch_size * (1 + BACKWARD)
+        per_step = calls_a_step(protocol, self.arm)
         try:
             post_train(
                 self.shared.base,
                 self.shared.data,
                 remedy,
-                protocol.training(self.seed),
+                protocol.training(self.seed, self.lengths[-1]),
                 self.path / "posttrain",
                 heldout=protocol.heldout,
                 model_id=self.shared.base_id,
-                snapshots=protocol.lengths,
+                snapshots=self.lengths,
                 progress=lambda step, steps, note: progress(step * per_step, f"step {step} of {steps}, {note}"),
             )
         except NonFiniteError as error:
@@ -230,7 +241,7 @@ class Cell:
         )
 
     def _measure(self, length: int, progress: Progress) -> dict[str, Any]:
-        """The lag of the longest length: estimates, verdict, and paired changes against the base."""
+        """The lag of its last length: estimates, verdict, and paired changes against the base."""
         protocol, shared = self.shared.protocol, self.shared
         if protocol.probe is None:
             return {}

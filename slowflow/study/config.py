@@ -9,7 +9,7 @@
     [train]     learning rate, batch, averages: as for posttrain, the same for every arm
     [sampling]  samples, steps, sampler: as for evaluate, the same for every arm
     [measure]   samples, steps, references: as for measure; left out, no lag is measured
-    [[arms]]    name, train, sample, sweep, stage
+    [[arms]]    name, train, sample, sweep, stage, until
 
 The protocol is the identity of a study's folder; arms may be added to it later. `extends = "other.toml"` takes the
 protocol of another file, so that a file of further arms cannot differ from it.
@@ -26,7 +26,7 @@ from slowflow.errors import InputError
 from slowflow.evaluating.engine import Sampling
 from slowflow.families.sit.backbone import SiTConfig
 from slowflow.records import Probe
-from slowflow.study.arms import Arm, expand
+from slowflow.study.arms import Arm, check_until, expand
 from slowflow.train.loop import TrainConfig
 from slowflow.train.pretrain import DataRecipe, Recipe
 
@@ -79,9 +79,9 @@ class Protocol:
                 "a study starts from a 'model' or from a recipe in [base.model] and [base.train]; give one"
             )
 
-    def training(self, seed: int) -> TrainConfig:
-        """Settings of one post-training."""
-        return replace(self.train, seed=seed)
+    def training(self, seed: int, until: int | None = None) -> TrainConfig:
+        """Settings of one post-training; `until` is its last length, the longest when None."""
+        return replace(self.train, seed=seed, steps=until or self.lengths[-1])
 
     def drawing(self, seed: int) -> Sampling:
         """How samples of one post-training are made: each seed has its own noise, every arm of a seed the same."""
@@ -126,8 +126,14 @@ def read_study(path: str | Path) -> Study:
         twice = next((arm.name for arm in more if arm.name in known), None)
         if twice is not None:
             raise InputError(f"the arm '{twice}' of {path} is already one of {base}")
-        return Study(first.protocol, (*first.arms, *more))
-    return Study(_protocol(content, path), tuple(expand(tables, str(path))))
+        return _checked(Study(first.protocol, (*first.arms, *more)), path)
+    return _checked(Study(_protocol(content, path), tuple(expand(tables, str(path)))), path)
+
+
+def _checked(study: Study, path: Path) -> Study:
+    for arm in study.arms:
+        check_until(arm, study.protocol.lengths, str(path))
+    return study
 
 
 def _protocol(content: dict[str, Any], path: Path) -> Protocol:

@@ -134,10 +134,7 @@ def _refuse_unfit(arm: Arm, base: FlowModel, protocol: Protocol) -> None:
 
 def planned(study: Study) -> list[dict[str, Any]]:
     """Every cell in running order with its cost in network calls; opens nothing."""
-    return [
-        {"arm": arm.name, "seed": seed, "calls": cost(study.protocol, arm.train is not None)}
-        for arm, seed in study.cells()
-    ]
+    return [{"arm": arm.name, "seed": seed, "calls": cost(study.protocol, arm)} for arm, seed in study.cells()]
 
 
 def summary(result: StudyResult) -> dict[str, Any]:

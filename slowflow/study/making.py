@@ -40,7 +40,7 @@ def check(train: Part | None, sample: Part | None) -> None:
     if train is not None and wants_measurement(train):
         REMEDIES.get(str(train["remedy"]))
     elif train is not None:
-        make(train["remedy"], settings(train))
+        made(train)
     if sample is None or "remedy" not in sample:
         if sample is not None and settings(sample):
             raise InputError(f"'{next(iter(settings(sample)))}' is the setting of a sampling remedy, and none is named")
@@ -49,6 +49,11 @@ def check(train: Part | None, sample: Part | None) -> None:
         correcting.SAMPLING_REMEDIES.get(sample["remedy"])
     else:
         correcting.make(sample["remedy"], settings(sample))
+
+
+def made(part: Part) -> TrainingRemedy:
+    """The training remedy of a part that names all its settings."""
+    return make(part["remedy"], settings(part))
 
 
 def training(part: Part | None, measured: Measurement | None) -> TrainingRemedy | None:
@@ -61,7 +66,7 @@ def training(part: Part | None, measured: Measurement | None) -> TrainingRemedy 
     if part is None:
         return None
     if not wants_measurement(part):
-        return make(part["remedy"], settings(part))
+        return made(part)
     return training_law.remedy(part["remedy"], measured, **settings(part))
 
 

@@ -93,13 +93,17 @@ class Sweep:
         scale = np.sqrt(self.freedom / draw.chisquare(self.freedom, size=size[0]))
         return np.asarray(found * scale.reshape(-1, *[1] * len(size)))
 
+    def holds(self, gamma: float) -> bool:
+        """True where the metric at `gamma` can be read off."""
+        return bool(self.gammas[0] <= gamma <= self.gammas[-1])
+
     def weights(self, gamma: float) -> Float[np.ndarray, " gamma"]:
         """Weights that read a value at `gamma` off the sweep: linear between neighbours, no reading outside it.
 
         Raises:
             InputError: gamma outside the sweep.
         """
-        if not self.gammas[0] <= gamma <= self.gammas[-1]:
+        if not self.holds(gamma):
             raise InputError(f"gamma {gamma:.3f} lies outside the sweep, {self.gammas[0]:g} to {self.gammas[-1]:g}")
         return np.array([np.interp(gamma, self.gammas, row) for row in np.eye(len(self.gammas))])
 

@@ -77,17 +77,64 @@ def differences(result: StudyResult, against: str = "plain") -> pd.DataFrame:
     return _table(found, WHERE, [*ABOUT, *WHERE, "steps", "nfe", "against"])
 
 
-def lags_over_seeds(result: StudyResult) -> pd.DataFrame:
-    """The lag of every measured arm over its seeds: arm, group, gamma, kind, reading, seeds, value, low, high, n."""
+def gain_by_steps(result: StudyResult, metric: str = "fd", control: str = "plain") -> pd.DataFrame:
+    """Does the gain over the control grow with fewer steps? log(arm / control) at the fewest steps minus that at the most.
+
+    Ratios, because a metric is larger at fewer steps for every arm alike. Negative: the arm gains more at fewer steps (for a
+    metric where lower is better). One row an arm of a sweep and length: `few` and `budget` are the two step counts.
+    """
+    budgets = [int(b) for b in (min(result.rows["budget"]), max(result.rows["budget"]))]
+    rows = result.rows[(result.rows["metric"] == metric) & result.rows["gamma"].notna()]
+    known = result.rows.set_index(["arm", "seed", "length", "metric", "budget"])["value"].to_dict()
     found = []
-    for _, group in result.lags.groupby(["arm", "kind", "reading"], sort=False):
+    for _, group in rows.groupby(["arm", "length"], sort=False):
+        arm, length = str(group["arm"].iloc[0]), int(group["length"].iloc[0])
+        seeds = [
+            int(s) for s in group["seed"].unique() if all((control, s, length, metric, b) in known for b in budgets)
+        ]
+        if not seeds:
+            continue
+        signed = [(weight, name, b) for weight, b in zip((1, -1), budgets, strict=True) for name in (arm, control)]
+        turned = [(weight * (1 if name == arm else -1), name, b) for weight, name, b in signed]
+        values = [sum(w * np.log(known[name, s, length, metric, b]) for w, name, b in turned) for s in seeds]
+        draws = [sum(w * np.log(result.draws(name, s, metric, length, b)) for w, name, b in turned) for s in seeds]
+        row = {name: group.iloc[0][name] for name in ABOUT} | {"metric": metric, "length": length}
+        row |= {"few": budgets[0], "budget": budgets[1]}
+        found.append(_Numbers(row, np.array(values), _variance(draws), int(group["n"].iloc[0])))
+    return _table(found, ["length"], [*ABOUT, "metric", "length", "few", "budget"])
+
+
+def lags_over_seeds(result: StudyResult) -> pd.DataFrame:
+    """The lag of measured arms over seeds: arm, group, gamma, length, kind, reading, seeds, value, low, high, n.
+
+    `length` is the arm's last one, which an arm with `until` reaches sooner than others; only arms of one length share what
+    is known of training's spread.
+    """
+    found, about = [], [*ABOUT, "length", "kind", "reading"]
+    for _, group in result.lags.groupby(["arm", "length", "kind", "reading"], sort=False):
         deviation = (group["high"] - group["low"]) / 2.0 / stats.norm.ppf(0.5 + LEVEL / 2.0)
-        row = {name: group[name].iloc[0] for name in (*ABOUT, "kind", "reading")}
+        row = {name: group[name].iloc[0] for name in about}
         # the base is measured once and stands under every seed: seeds that agree exactly are one
         values = group["value"].to_numpy()
         values = values[:1] if np.ptp(values) == 0.0 else values
         found.append(_Numbers(row, values, float((deviation**2).mean()), int(group["n"].iloc[0])))
-    return _table(found, ["kind", "reading"], [*ABOUT, "kind", "reading"])
+    return _table(found, ["length", "kind", "reading"], about)
+
+
+def common_length(result: StudyResult) -> int:
+    """The longest length that every trained arm has reached: where all of them can be compared.
+
+    An arm that diverged does not count unless all did. Raises InputError where no trained arm is finished.
+    """
+    reached: dict[str, int] = {}
+    for whole in (True, False):
+        for cell in result.cells:
+            last = max((row["length"] for row in cell["rows"]), default=0)
+            if last and (cell["failed"] is None) is whole:
+                reached[cell["arm"]] = max(reached.get(cell["arm"], 0), last)
+        if reached:
+            return min(reached.values())
+    raise InputError(f"{result.path} has no trained arm that is finished yet; repeat the command that made it")
 
 
 def _variance(draws: list[np.ndarray]) -> float:

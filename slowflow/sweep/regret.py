@@ -20,6 +20,7 @@ best gammas: a regret below it cannot be told from zero by this sweep.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -140,7 +141,7 @@ def regret_table(
         result: a study with a sweep over gamma.
         suggested: estimator -> gamma.
         group: arms that are swept.
-        fixed: gammas taken without looking.
+        fixed: gammas taken without looking. Gammas outside what is swept so far are left out.
 
     Returns:
         study, metric, length, budget, method, gamma, best, value, low, high, naive, corrected, split, noise, chance_best,
@@ -154,17 +155,51 @@ def regret_table(
     settings = result.rows[(result.rows["group"] == group)][["metric", "length", "budget"]].drop_duplicates()
     for metric, length, budget in settings.itertuples(index=False):
         sweep = sweep_of(result, metric, length, budget, group)
-        for method, gamma in methods.items():
-            found = regret(sweep, gamma)
-            rows.append(
-                {
-                    "study": result.protocol["name"], "metric": metric, "length": length, "budget": budget,
-                    "method": method, "gamma": gamma, "best": found.best,
-                    "value": found.value.value, "low": found.value.low, "high": found.value.high,
-                    "naive": found.naive, "corrected": found.corrected, "split": found.split, "noise": found.noise,
-                    "chance_best": found.chance_best, "seeds": found.seeds, "within_noise": found.within_noise,
-                }
-            )  # fmt: skip
+        inside = {method: gamma for method, gamma in methods.items() if sweep.holds(gamma)}
+        rows += [_row(result, sweep, (metric, length, budget), method, gamma) for method, gamma in inside.items()]
     if not rows:
         raise InputError(f"{result.path} has no sweep of '{group}'")
     return pd.DataFrame(rows)
+
+
+def pilot_table(result: StudyResult, group: str = "mixflow") -> pd.DataFrame:
+    """Regret, after the longest training, of the gamma that was best after each shorter one: what a pilot would cost.
+
+    Both lengths are stops of the same runs, so their noise is shared; a pilot of its own would do a little worse.
+
+    Returns:
+        As `regret_table`, with the methods `best after N`; empty where there is one length.
+    """
+    rows = []
+    here = result.rows[result.rows["group"] == group]
+    longest, lengths = int(here["length"].max()), sorted(int(n) for n in here["length"].unique())
+    for metric, budget in here[["metric", "budget"]].drop_duplicates().itertuples(index=False):
+        sweep = sweep_of(result, metric, longest, budget, group)
+        for length in lengths[:-1]:
+            early = sweep_of(result, metric, length, budget, group)
+            method, gamma = f"best after {length}", float(early.gammas[early.best])
+            rows.append(_row(result, sweep, (metric, longest, budget), method, gamma))
+    return pd.DataFrame(rows)
+
+
+def against(sweep: Sweep, gamma: float, other: float) -> Estimate:
+    """Metric at one gamma minus metric at another, lower is better; nothing was selected, so nothing is cursed.
+
+    Raises:
+        InputError: a gamma outside the sweep.
+    """
+    contrast = sweep.weights(gamma) - sweep.weights(other)
+    value, half = float(contrast @ sweep.mean), _half(sweep, contrast)
+    return Estimate(value, value - half, value + half, sweep.seeds)
+
+
+def _row(result: StudyResult, sweep: Sweep, where: tuple[str, int, int], method: str, gamma: float) -> dict[str, Any]:
+    found = regret(sweep, gamma)
+    metric, length, budget = where
+    return {
+        "study": result.protocol["name"], "metric": metric, "length": length, "budget": budget,
+        "method": method, "gamma": gamma, "best": found.best,
+        "value": found.value.value, "low": found.value.low, "high": found.value.high,
+        "naive": found.naive, "corrected": found.corrected, "split": found.split, "noise": found.noise,
+        "chance_best": found.chance_best, "seeds": found.seeds, "within_noise": found.within_noise,
+    }  # fmt: skip

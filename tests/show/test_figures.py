@@ -54,7 +54,7 @@ COLUMNS = {
     "study-gamma": [
         *("arm", "metric", "length", "budget", "value", "low", "high", "n", "gamma", "seed", "seeds", "features"),
     ],
-    "study-lag": ["arm", "group", "gamma", "panel", "what", "seeds", "value", "low", "high"],
+    "study-lag": ["arm", "group", "gamma", "length", "panel", "what", "seeds", "value", "low", "high"],
     "training": ["arm", "title", "role", "part", "step", "loss", "low", "high"],
     "trajectories": ["sample", "label", "row", "t", "m", "image"],
 }

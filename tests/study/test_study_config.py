@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from slowflow.errors import InputError
+from slowflow.remedies.soar import Soar
+from slowflow.study.cell import cost
 from slowflow.study.config import read_study
 
 HEAD = """
@@ -104,6 +106,9 @@ def test_training_settings_are_the_studys_own(tmp_path, text, says):
         ('name = "a"\ntrain = { remedy = "plain" }\nsweep = { gamma = 0.4 }', "lists of values"),
         ('name = "a"\ntrain = { remedy = "plain" }\nstage = 1.5', "expected a whole number"),
         ('name = "a"\ntrain = { remedy = "plain", measured = 1 }', "expected true or false"),
+        ('name = "a"\ntrain = { remedy = "plain" }\nuntil = 7', "'until' .* is 7, expected one of .* 5, 10"),
+        ('name = "a"\ntrain = { remedy = "plain" }\nuntil = "5"', "'until' .* is '5', expected one of the lengths"),
+        ('name = "a"\nsample = { sampler = "heun" }\nuntil = 5', "is not trained, so it has no 'until'"),
     ],
 )
 def test_an_arm_that_cannot_be_is_refused_by_name(tmp_path, arm, says):
@@ -136,6 +141,34 @@ def test_a_file_that_extends_another_can_only_add_arms(tmp_path):
         study(tmp_path, "lengths = [3]\n" + more)
     with pytest.raises(InputError, match=r"'plain' .* already one of"):
         study(tmp_path, more.replace("late", "plain"))
+
+
+def test_an_arm_may_stop_at_one_of_the_lengths_and_costs_less(tmp_path):
+    stops = ARMS.replace('name = "plain"', 'name = "plain"\nuntil = 5')
+    whole, part = study(tmp_path, HEAD + ARMS), study(tmp_path, HEAD + stops)
+    assert part.protocol == whole.protocol
+    by_name = {arm.name: arm for arm in part.arms}
+    lengths = part.protocol.lengths
+    assert by_name["plain"].looks(lengths) == (5,)
+    assert by_name["mixflow-0.4-beta21"].looks(lengths) == (5, 10)
+    assert by_name["heun"].looks(lengths) == by_name["base"].looks(lengths) == (0,)
+    # 5 steps of 8 images, a gradient counted as two calls, and one look of 40 samples at 2 + 4 steps
+    assert cost(part.protocol, by_name["plain"]) == 5 * 8 * 3 + 40 * 6
+    assert cost(part.protocol, by_name["heun"]) == 40 * 6
+    (tmp_path / "first.toml").write_text(HEAD + ARMS)
+    more = 'extends = "first.toml"\n[[arms]]\nname = "late"\ntrain = { remedy = "plain" }\nuntil = 4\n'
+    with pytest.raises(InputError, match="is 4, expected one of"):
+        study(tmp_path, more)
+
+
+def test_calls_that_a_remedy_makes_in_training_are_counted(tmp_path):
+    rolls = (
+        HEAD
+        + '[[arms]]\nname = "soar"\ntrain = { remedy = "soar" }\n[[arms]]\nname = "p"\ntrain = { remedy = "plain" }\n'
+    )
+    found = study(tmp_path, rolls)
+    soar, plain = (cost(found.protocol, arm) for arm in found.arms[1:])
+    assert soar - plain == 10 * Soar().calls(8) > 0
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)

@@ -20,6 +20,7 @@ from slowflow.study import making
 from slowflow.study.config import read_study
 from slowflow.study.engine import planned, run_study, summary
 from slowflow.sweep.folder import StudyResult
+from slowflow.sweep.pooled import common_length, differences, lags_over_seeds
 from slowflow.train.loop import TrainConfig
 from slowflow.train.post import post_train, snapshot_file
 
@@ -197,6 +198,31 @@ def test_a_length_is_the_same_run_stopped_there(whole, tmp_path):
     kept_at_3 = checkpoint.load(snapshot_file(tmp_path / "long", 3)).tensors
     stopped_at_3 = checkpoint.load(tmp_path / "short" / "model.safetensors").tensors
     assert all(torch.equal(kept_at_3[name], stopped_at_3[name]) for name in stopped_at_3)
+
+
+def test_an_arm_that_stops_sooner_is_the_others_first_part(whole, tmp_path):
+    """`until` changes neither the protocol nor the numbers at the lengths that are left, and finished cells stay so."""
+    out = tmp_path / "out"
+    shutil.copytree(whole.path, out)
+    more = STUDY + '[[arms]]\nname = "short"\ntrain = { remedy = "mixflow", gamma = 0.5 }\nuntil = 3\n'
+    notes = []
+    found = run_study(written(tmp_path, more), out, progress=lambda *a: notes.append(a[3]))
+    assert all("short" in note for note in notes)
+    ours, theirs = (found.rows[found.rows["arm"] == arm] for arm in ("short", "mixflow-0.5"))
+    assert set(ours["length"]) == {3}
+    same = theirs[theirs["length"] == 3].reset_index(drop=True)
+    columns = ["seed", "length", "budget", "nfe", "metric", "value", "low", "high"]
+    assert ours.reset_index(drop=True)[columns].equals(same[columns])
+    lags = lags_over_seeds(found).set_index("arm")["length"].to_dict()
+    assert lags == {"base": 0, "mixflow-0": 6, "mixflow-0.5": 6, "short": 3}
+    assert common_length(found) == 3
+    assert common_length(whole) == 6
+    changed = differences(found, "mixflow-0.5").query("arm == 'short'")
+    assert set(changed["length"]) == {3}
+    assert (changed["value"] == 0.0).all()
+    # another `until` on the same cell is another arm, and is refused by field
+    with pytest.raises(ConfigMismatchError, match=r"arm\.until: 3 -> None"):
+        run_study(written(tmp_path, more.replace("until = 3\n", "")), out)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""What studies have measured about the choice of gamma: read from `evidence.json`, said by `suggest`.
+
+`reports/studies/decide.py` writes the file from study folders by the rule of `slowflow.sweep.choice`; nothing in it is set by
+hand. A gamma in it is that of one base on one data set: what carries over to another model is which estimator was good.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib import resources
+from typing import Any
+
+FILE = "evidence.json"
+
+
+@cache
+def stored() -> dict[str, Any]:
+    """The file: `method`, `why`, `studies` (a list of `name, seeds, planned, gammas, length, rows`), `forecast`."""
+    found: dict[str, Any] = json.loads((resources.files("slowflow.measuring") / FILE).read_text(encoding="utf-8"))
+    return found
+
+
+def words(found: dict[str, Any] | None = None) -> str:
+    """Why `auto` takes what it takes, and what that cost in the studies so far."""
+    found = stored() if found is None else found
+    said = [f"auto takes {found['why']}"]
+    for study in found["studies"]:
+        rows = {row["method"]: row for row in study["rows"]}
+        if found["method"] in rows:
+            said.append(_cost(study, rows, found["method"]))
+    return "; ".join(said)
+
+
+def _cost(study: dict[str, Any], rows: dict[str, Any], method: str) -> str:
+    """One study: the regret of what auto takes, and of the best fixed gamma of the paper."""
+    mine = rows[method]
+    fixed = min(
+        (row for name, row in rows.items() if name.startswith("fixed")), key=lambda row: row["regret"], default=None
+    )
+    seeds = f"{study['seeds']} of {study['planned']} seeds" + (", so provisional" if study["seeds"] == 1 else "")
+    within = "within the sweep's noise" if mine["within_noise"] else "more than the sweep's noise"
+    text = (
+        f"on {study['name']} ({seeds}, {study['budget']} steps) it gave gamma {mine['gamma']:.2f} and cost "
+        f"{mine['regret']:.1f} [{mine['regret_low']:.1f}, {mine['regret_high']:.1f}] of {mine['at_best']:.1f} in FD, {within}"
+    )
+    if fixed is not None and fixed["method"] != method:
+        text += f", the paper's {fixed['gamma']:g} cost {fixed['regret']:.1f}"
+    return text
+
+
+def outlook(formula: str, found: dict[str, Any] | None = None) -> str:
+    """What is foretold of MixFlow's effect: the formula where it carried to image models, else that nothing is, and why.
+
+    Args:
+        formula: what `forecast.words` says.
+        found: the evidence; the stored one when None.
+    """
+    seen = (stored() if found is None else found).get("forecast") or {}
+    if not seen.get("cells"):
+        return ""
+    moved = "lowered" if seen["commoner"] == "helps" else "raised"
+    where = f"{seen['cells']} settings with a clear effect on image models ({', '.join(seen['studies'])})"
+    if seen["right"] > seen["constant"]:
+        return f"{formula} In {where} its sign was right in {seen['right']}, the commoner one in {seen['constant']}."
+    return (
+        f"Whether MixFlow will help is not foretold: the formula formed on mixtures had the sign right in {seen['right']} of "
+        f"{where}, and in {seen['constant']} of them MixFlow {moved} the Frechet distance against "
+        "plain post-training of the same length. Train a plain control arm beside it."
+    )

@@ -1,0 +1,66 @@
+"""Does the forecast of MixFlow's sign, formed on mixtures, carry to the models of a study? Counted on every clear effect.
+
+A setting is (gamma above 0, length, step count); its effect is the Frechet distance minus that of plain post-training of the same
+length, and it counts where the effect's 95 % interval excludes zero. Settings share runs: they are counted, not tested.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from slowflow.measuring import forecast
+from slowflow.measuring.measurement import Measurement
+from slowflow.measuring.slack import Slack
+from slowflow.sweep.folder import StudyResult
+from slowflow.sweep.pooled import differences
+
+COLUMNS = ["study", "gamma", "length", "budget", "value", "low", "high", "chance", "beyond", "helps"]
+
+
+def foretold(study: StudyResult) -> pd.DataFrame:
+    """One row a setting: its effect, what was foretold, and what lies beyond the studied range.
+
+    Empty where the base was not measured by `level`, its pretraining is not known, or no arm can be compared with plain.
+    """
+    folder, base = study.path / "measure-base", study.protocol.get("base")
+    if not (folder / "manifest.json").exists() or not base or "plain" not in study.arms:
+        return pd.DataFrame(columns=COLUMNS)
+    kinds = Measurement.load(folder).readings().get("level", {})
+    model, genuine = kinds.get("model"), kinds.get("genuine")
+    if not isinstance(model, Slack) or not isinstance(genuine, Slack):
+        return pd.DataFrame(columns=COLUMNS)
+    seen = float(base["train"]["steps"]) * base["train"]["batch_size"]
+    changed = differences(study, "plain")
+    changed = changed[(changed["metric"] == "fd") & (changed["group"] == "mixflow") & (changed["gamma"] > 0.0)]
+    rows = []
+    for one in changed.to_dict("records"):
+        length = one["length"] * study.protocol["train"]["batch_size"] / seen
+        known = forecast.outlook(model, genuine, float(one["gamma"]), length)
+        kept = {key: one[key] for key in ("gamma", "length", "budget", "value", "low", "high")}
+        rows.append(
+            {
+                "study": study.protocol["name"],
+                **kept,
+                "chance": forecast.chance(known),
+                "beyond": " and ".join(known.beyond),
+                "helps": one["value"] < 0.0,
+            }
+        )
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def score(table: pd.DataFrame) -> dict[str, Any]:
+    """cells with a clear effect, how many signs were right, the commoner sign and how often it is right, and how many of
+    the cells the forecast declines to answer because they lie beyond what it was formed on."""
+    clear = table[(table["low"] > 0.0) | (table["high"] < 0.0)]
+    helps = int(clear["helps"].sum())
+    return {
+        "studies": [str(name) for name in clear["study"].unique()],
+        "cells": len(clear),
+        "right": int(((clear["chance"] > 0.5) == clear["helps"]).sum()),
+        "commoner": "helps" if 2 * helps > len(clear) else "hurts",
+        "constant": max(helps, len(clear) - helps),
+        "declined": int((clear["beyond"] != "").sum()),
+    }

@@ -1,0 +1,123 @@
+"""Which gamma `auto` takes: a rule on the regret that studies have measured, and the numbers behind it.
+
+Candidates are the gammas that the base's measurement suggests (band, excess), the paper's fixed ones, and the gamma that was
+best after a shorter training (what a pilot finds). One of them replaces the band when
+
+    enough    at least STUDIES studies have a whole sweep under at least SEEDS seeds
+    no worse  in none of them, at no step count, is its metric clearly above the band's after the longest training
+    better    in each of them it is clearly below the band's at one step count or more
+
+and the one with the lowest mean ratio to the band is taken; a pilot, which trains, only where nothing else passes. Clearly:
+the 95 % interval of the difference excludes zero. The difference of two given gammas holds no best of anything, so the
+winner's curse does not enter; regret against the best of the sweep stands beside it for people (`regret.py`). Until some
+candidate passes, the band stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from slowflow.errors import InputError
+from slowflow.sweep.folder import StudyResult
+from slowflow.sweep.grid import Sweep, sweep_of
+from slowflow.sweep.regret import PAPER, against, regret, suggestions
+
+STUDIES, SEEDS = 2, 2
+BAND, PILOT = "band", "best after"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `auto` takes.
+
+    Args:
+        method: band, excess, fixed 0.8, fixed 0.4, or best after N (a pilot).
+        why: one sentence.
+        table: behind it, as `evidence` has it.
+    """
+
+    method: str
+    why: str
+    table: pd.DataFrame
+
+
+def evidence(study: StudyResult, metric: str = "fd") -> pd.DataFrame:
+    """Candidates at every step count after the longest training; empty where no sweep or no band is there.
+
+    Returns:
+        study, seeds, planned, gammas, length, budget, method, gamma, best, at_best, value, low, high (against the band),
+        ratio, regret, regret_low, regret_high, within_noise. `at_best` is the metric at the best gamma of the sweep.
+    """
+    suggested = suggestions(study)
+    swept = study.rows[(study.rows["group"] == "mixflow") & (study.rows["metric"] == metric)]
+    if swept.empty or BAND not in suggested:
+        return pd.DataFrame()
+    length, rows = int(swept["length"].max()), []
+    for budget in sorted(set(swept["budget"])):
+        try:
+            sweep = sweep_of(study, metric, length, int(budget))
+            early = {n: sweep_of(study, metric, n, int(budget)) for n in sorted(set(swept["length"]) - {length})}
+        except InputError:
+            continue  # not swept yet
+        if not sweep.holds(suggested[BAND]):
+            continue  # nothing to compare with yet
+        for method, gamma in _candidates(suggested, early).items():
+            if sweep.holds(gamma):
+                rows.append(_row(study, sweep, (length, int(budget)), method, gamma, suggested[BAND]))
+    return pd.DataFrame(rows)
+
+
+def _candidates(suggested: dict[str, float], early: dict[int, Sweep]) -> dict[str, float]:
+    pilots = {f"{PILOT} {n}": float(one.gammas[one.best]) for n, one in early.items()}
+    return {**suggested, **{f"fixed {gamma:g}": gamma for gamma in PAPER}, **pilots}
+
+
+def _row(
+    study: StudyResult, sweep: Sweep, where: tuple[int, int], method: str, gamma: float, band: float
+) -> dict[str, object]:
+    apart, cost = against(sweep, gamma, band), regret(sweep, gamma)
+    level = [abs(float(sweep.weights(g) @ sweep.mean)) for g in (gamma, band)]
+    return {
+        "study": study.protocol["name"], "seeds": sweep.seeds, "planned": len(study.protocol["seeds"]),
+        "gammas": len(sweep.gammas), "length": where[0], "budget": where[1], "method": method, "gamma": gamma,
+        "best": cost.best, "at_best": sweep.sign * float(sweep.mean.min()),
+        "value": apart.value, "low": apart.low, "high": apart.high, "ratio": level[0] / max(level[1], 1e-12),
+        "regret": cost.value.value, "regret_low": cost.value.low, "regret_high": cost.value.high,
+        "within_noise": cost.within_noise,
+    }  # fmt: skip
+
+
+def choose(studies: Sequence[StudyResult] | pd.DataFrame, metric: str = "fd") -> Choice:
+    """Which estimator the studies support.
+
+    Args:
+        studies: read back, or their rows from `evidence`.
+        metric: what is judged.
+    """
+    if isinstance(studies, pd.DataFrame):
+        table = studies
+    else:
+        found = [one for study in studies if len(one := evidence(study, metric))]
+        table = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    ripe = table[table["seeds"] >= SEEDS] if len(table) else table
+    count = ripe["study"].nunique() if len(ripe) else 0
+    if count < STUDIES:
+        why = f"the band until {STUDIES} studies have a whole sweep under {SEEDS} seeds or more ({count} so far)"
+        return Choice(BAND, why, table)
+    passed = {}
+    for method, rows in ripe[ripe["method"] != BAND].groupby("method"):
+        everywhere = rows["study"].nunique() == count
+        if everywhere and (rows["low"] <= 0.0).all() and (rows.groupby("study")["high"].min() < 0.0).all():
+            passed[str(method)] = float(np.exp(np.log(rows["ratio"]).mean()))
+    if not passed:
+        why = (
+            f"the band, because no other gamma was clearly better in each of {count} studies and clearly worse in none"
+        )
+        return Choice(BAND, why, table)
+    best = min(passed, key=lambda name: (name.startswith(PILOT), passed[name]))
+    why = f"{best}, because it was clearly better than the band in each of {count} studies, x{passed[best]:.2f} on average"
+    return Choice(best, why, table)

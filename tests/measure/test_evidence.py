@@ -1,0 +1,85 @@
+"""What suggest says of studies: the stored numbers follow the rule, and words follow the numbers."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from slowflow.measuring import evidence, forecast, gamma
+from slowflow.records import Estimate, GammaFit
+
+BAND = {
+    "method": "band", "gamma": 0.15, "best": 0.8, "at_best": 46.8, "regret": 16.7, "regret_low": 13.3, "regret_high": 20.1,
+    "within_noise": False,
+}  # fmt: skip
+STUDY = {"name": "a", "seeds": 3, "planned": 3, "gammas": 7, "length": 6000, "budget": 20}
+FIXED = {**BAND, "method": "fixed 0.8", "gamma": 0.8, "regret": 0.4, "within_noise": True}
+FIT = GammaFit(
+    gamma=0.15,
+    method="band",
+    estimates={"excess_genuine": Estimate(0.05, 0.01, 0.09, 100)},
+    verdict="detected",
+    reason="",
+)
+
+
+def held(monkeypatch, method, **more):
+    found = {"method": method, "why": f"{method}, because", "studies": [{**STUDY, "rows": [BAND, FIXED]}], **more}
+    monkeypatch.setattr(evidence, "stored", lambda: found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("method", "taken", "value"), [("band", "band", 0.15), ("excess", "excess", 0.05), ("fixed 0.8", "fixed 0.8", 0.8)]
+)
+def test_auto_takes_what_the_studies_support(monkeypatch, method, taken, value):
+    held(monkeypatch, method)
+    found = gamma.recommend(FIT, "auto")
+    assert (found.method, found.gamma) == (taken, value)
+    assert found.chosen.startswith(f"auto takes {method}, because")
+
+
+def test_an_excess_that_was_not_measured_leaves_the_band(monkeypatch):
+    held(monkeypatch, "excess")
+    assert gamma.recommend(replace(FIT, estimates={}), "auto").method == "band"
+
+
+def test_a_pilot_cannot_be_taken_without_training(monkeypatch):
+    held(monkeypatch, "best after 600")
+    found = gamma.recommend(FIT, "auto")
+    assert found.method == "band"
+    assert "suggest --method pilot" in found.chosen
+
+
+def test_the_cost_of_what_is_taken_is_said_with_its_interval(monkeypatch):
+    said = evidence.words(held(monkeypatch, "band"))
+    assert "on a (3 of 3 seeds, 20 steps) it gave gamma 0.15 and cost 16.7 [13.3, 20.1] of 46.8 in FD" in said
+    assert "more than the sweep's noise" in said
+    assert "the paper's 0.8 cost 0.4" in said
+    assert "within the sweep's noise" in evidence.words(held(monkeypatch, "fixed 0.8"))
+
+
+def test_a_formula_that_did_not_carry_is_not_used():
+    seen = {"forecast": {"cells": 20, "right": 3, "constant": 17, "commoner": "hurts", "studies": ["a"]}}
+    said = evidence.outlook("MixFlow will help.", seen)
+    assert "not foretold" in said
+    assert "right in 3 of 20" in said
+    assert "raised" in said
+    assert "MixFlow will help." not in said
+    better = {"forecast": {**seen["forecast"], "right": 19}}
+    assert evidence.outlook("MixFlow will help.", better).startswith("MixFlow will help.")
+    assert evidence.outlook("MixFlow will help.", {"forecast": {}}) == ""
+    assert forecast.said({}, 0.4) == ""
+
+
+def test_the_stored_evidence_follows_the_rule_and_is_plain():
+    found = evidence.stored()
+    json.dumps(found)
+    ripe = [one for one in found["studies"] if one["seeds"] >= 2]
+    if len(ripe) < 2:
+        assert found["method"] == "band"
+        assert f"({len(ripe)} so far)" in found["why"]
+    for study in found["studies"]:
+        assert 1 <= study["seeds"] <= study["planned"]
+        assert {"band"} <= {row["method"] for row in study["rows"]}
+        assert all(row["regret_low"] <= row["regret"] <= row["regret_high"] for row in study["rows"])

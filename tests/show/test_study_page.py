@@ -1,0 +1,105 @@
+"""The page about studies: every number is that of the tables behind it, and what is missing is named."""
+
+import re
+import shutil
+
+import pytest
+from studymaker import planted, protocol
+
+from slowflow.errors import InputError
+from slowflow.reporting.page import write_page, write_report
+from slowflow.reporting.study_page import render_studies, studies_markdown
+from slowflow.results import RunResult
+from slowflow.sweep.folder import StudyResult
+from slowflow.sweep.pooled import differences
+from slowflow.sweep.regret import regret_table
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return planted(tmp_path_factory.mktemp("page") / "study", gammas=(0.0, 0.4, 0.8), band=0.15, lag_change=-0.02)
+
+
+@pytest.fixture(scope="module")
+def markdown(study):
+    return studies_markdown([StudyResult.load(study)])
+
+
+def test_the_page_has_every_part_and_loads_nothing_from_outside(study):
+    page = render_studies([StudyResult.load(study)])
+    for part in (
+        "progress",
+        "paper",
+        "regret",
+        "auto",
+        "remedies",
+        "lag",
+        "forecast",
+        "memorisation",
+        "figures",
+        "numbers",
+    ):
+        assert f'id="{part}"' in page
+    assert page.count('src="data:image/') == 4
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
+
+
+def test_numbers_of_the_page_are_those_of_the_tables(study, markdown):
+    result = StudyResult.load(study)
+    row = (
+        differences(result, "plain")
+        .query("arm == 'mixflow-0.4' and length == 3000 and budget == 20 and metric == 'fd'")
+        .iloc[0]
+    )
+    said = f"{row['value']:+.1f} \\[{row['low']:+.1f}, {row['high']:+.1f}\\]".replace("-", "−")
+    assert said in markdown
+    cost = regret_table(result, {"band": 0.15}).query(
+        "method == 'band' and length == 3000 and budget == 20 and metric == 'fd'"
+    )
+    assert f"0.15: {cost['value'].iloc[0]:+.1f}".replace("-", "−") in markdown
+
+
+def test_what_is_not_finished_is_named(study, tmp_path):
+    part = tmp_path / "part"
+    shutil.copytree(study, part)
+    for seed in (1, 2):
+        shutil.rmtree(part / "arms" / f"mixflow-0.8-seed{seed}")
+    shutil.rmtree(part / "arms" / "heun-seed0")
+    said = studies_markdown([StudyResult.load(part)])
+    assert "mixflow-0.8 (seed 1, 2)" in said
+    assert "heun (seed 0)" in said
+    assert "under one seed only, so that its interval knows nothing of training: mixflow-0.8" in said
+    assert "1 of 3 seeds have all of them" in said
+    assert "not finished: jitter-0.8" in said.replace("mixflow-1, ", "")
+
+
+def test_a_study_of_the_base_alone_is_a_page_that_says_so(study, tmp_path):
+    part = tmp_path / "base"
+    shutil.copytree(study, part)
+    for folder in (part / "arms").iterdir():
+        if not folder.name.startswith("base"):
+            shutil.rmtree(folder)
+    page = render_studies([StudyResult.load(part)])
+    assert "no regret yet" in page
+    assert "No sweep is finished" in page
+    assert "not measured" in page
+
+
+def test_several_studies_stand_on_one_page_and_no_other_run_beside_them(study, tmp_path):
+    other = planted(tmp_path / "other", gammas=(0.4, 0.8), band=0.3, other=protocol(name="second"))
+    file = write_report([study, other], tmp_path / "both.md")
+    said = file.read_text(encoding="utf-8")
+    assert "studies of planted, second" in said
+    assert "| the paper says | planted | second |" in said
+    assert "second: the band's gamma 0.300 lies outside them, so its regret is not known yet" in said
+    with pytest.raises(InputError, match="page of their own"):
+        write_report([study, tmp_path], tmp_path / "x.html")
+    with pytest.raises(InputError, match="written as html or md"):
+        write_report([study], tmp_path / "x.txt")
+    assert write_page(RunResult.load(study), tmp_path / "one.md").exists()
+
+
+def test_hostile_names_are_text(tmp_path):
+    evil = planted(tmp_path / "s", gammas=(0.4, 0.8), other=protocol(name="<script>alert(1)</script>"))
+    assert "<script>" not in render_studies([StudyResult.load(evil)])
+    assert "<script>" not in studies_markdown([StudyResult.load(evil)])
