@@ -22,6 +22,7 @@ from typing import Any
 from slowflow.config import canonical, differences, digest
 from slowflow.errors import ConfigMismatchError, EnvironmentProblem, InputError
 from slowflow.io import atomic, holder, ranks
+from slowflow.memory import Watch
 
 SCHEMA = 1
 SHARDED = ("", "shards/", "features/", "parts/")
@@ -84,6 +85,7 @@ class RunFolder:
         self.kind = kind
         self.config = {"schema": SCHEMA, "kind": kind, "config": canonical(config)}
         self._hold: holder.Hold | None = None
+        self._memory = Watch()
         here = ranks.current()
         if here.leads:
             self._open(shared=here.array)
@@ -190,6 +192,8 @@ class RunFolder:
             "result": canonical(result),
             "environment": environment(),
         }
+        if self._memory.fitted is not None:  # beside the result, which is that of never having run out of memory
+            content["fitted_batch"] = self._memory.fitted
         plain = json.loads(json.dumps(content))
         sealed = {**plain, "seal": digest(plain)}
         manifest = self.path / "manifest.json"
