@@ -58,7 +58,9 @@ _watches: weakref.WeakSet[Watch] = weakref.WeakSet()
 def used(owner: object) -> None:
     """Tell every watch that `owner` goes on with fewer samples at once, where it does."""
     size = _fits.get(owner)
-    for watch in () if size is None else tuple(_watches):
+    if size is None:
+        return
+    for watch in tuple(_watches):
         watch.fitted = size if watch.fitted is None else min(watch.fitted, size)
 
 
