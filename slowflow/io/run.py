@@ -156,6 +156,16 @@ class RunFolder:
                     if shard.name not in KEPT and not checkpoint.intact(shard):
                         shard.unlink()
 
+    def reopen(self) -> None:
+        """Take a finished folder, which nobody holds, for a run that more is added to.
+
+        Raises:
+            EnvironmentProblem: somebody else is adding to it.
+        """
+        here = ranks.current()
+        if here.leads and self._hold is None:
+            self._hold = holder.hold(self.path, shared=here.array)
+
     def watched(self, progress: Progress | None) -> Progress:
         """`progress` that is also this run's heartbeat; None is a heartbeat alone."""
 
