@@ -21,7 +21,7 @@ EXAMPLES = {
     "calibrate": ("slowflow calibrate ckpt.pt --data images/ --samples 1000",),
     "posttrain": (
         "slowflow posttrain ckpt.pt --data images/ --remedy mixflow --gamma auto --run runs/before --out runs/mixflow",
-        "slowflow posttrain ckpt.pt --data images/ --remedy plain --out runs/plain",
+        "slowflow posttrain ckpt.pt --data images/ --remedy plain --out runs/plain --log tensorboard",
     ),
     "pretrain": ("slowflow pretrain recipe.toml --out runs/own",),
     "export": ("slowflow export runs/mixflow --layout sit --drop-sigma --out mine.pt",),

@@ -113,6 +113,12 @@ Model = Annotated[
 Data = Annotated[
     str, typer.Option("--data", help="mnist5k, digits, fashion-mnist, a folder of images, .npz or .safetensors.")
 ]
+Log = Annotated[
+    list[str],
+    typer.Option(
+        "--log", help="Losses and rates to tensorboard or wandb (offline unless WANDB_MODE is set); repeatable."
+    ),
+]
 Heldout = Annotated[float, typer.Option(help="Share of each class held out for nulls and evaluation.")]
 
 

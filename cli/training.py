@@ -54,6 +54,7 @@ def posttrain(
     save_every: Annotated[int, typer.Option(help="Steps between saved states.")] = 250,
     keep_last: Annotated[int, typer.Option(help="Checkpoints that stay for being the newest.")] = 0,
     keep_every: Annotated[int, typer.Option(help="Checkpoints at multiples of so many steps stay too; 0 = none.")] = 0,
+    log: s.Log = [],
     parallel: Annotated[
         str, typer.Option(help="Under torchrun: ddp (every rank has the whole network) or fsdp (a part of it).")
     ] = "ddp",
@@ -131,6 +132,7 @@ def posttrain(
         progress=output.progress(f"post-train {remedy}"),
         parallel=parallel,
         device=where,
+        logs=log,
     )
     result = read_manifest(out, "posttrain")["result"]
     checkpoint = out / result["checkpoint"]
@@ -194,6 +196,7 @@ def chosen_remedy(name: str, gamma: str, measured: Any, settings: list[str], raw
 def pretrain(
     recipe: Annotated[str, typer.Argument(metavar="CONFIG", help="A recipe (.toml), or the name of a bundled card.")],
     out: Annotated[Path, typer.Option("--out", help="Run folder; the same command again resumes.")],
+    log: s.Log = [],
     device: s.Device = "auto",
     threads: s.Threads = 0,
     json: s.Json = False,
@@ -213,6 +216,8 @@ def pretrain(
     if "classifier" in read_toml(path):
         from slowflow.evaluating.classifier import read_classifier_recipe, train_classifier
 
+        if log:
+            raise InputError(f"--log {log[0]}: {path} is the recipe of a classifier, whose training is not logged")
         train_classifier(read_classifier_recipe(path), out)
         result = read_manifest(out, "classifier")["result"]
         output.say(f"held-out accuracy {result['heldout_accuracy']:.3f}")
@@ -220,7 +225,7 @@ def pretrain(
         from slowflow.train.pretrain import pretrain as run
         from slowflow.train.pretrain import read_recipe
 
-        run(read_recipe(path), out, device=where, progress=output.progress("pretrain"))
+        run(read_recipe(path), out, device=where, progress=output.progress("pretrain"), logs=log)
         result = read_manifest(out, "pretrain")["result"]
         output.say(f"loss {result['loss']:.4f}, held out {result['heldout_loss'] or float('nan'):.4f}")
     output.say(f"checkpoint: {out / result['checkpoint']}")

@@ -200,6 +200,7 @@ def post_train(
     seed: int = 0,
     heldout: float = 0.2,
     parallel: str = "ddp",
+    logs: Sequence[str] = (),
     **settings: Any,
 ) -> FlowModel:
     """A copy of the model, post-trained with `remedy`; resumes `out` when it is unfinished.
@@ -213,13 +214,23 @@ def post_train(
         seed: of every draw; equal for arms that are compared.
         heldout: share of each class never trained on.
         parallel: ddp or fsdp, inside `slowflow.joined()` on several processes.
+        logs: `"tensorboard"`, `"wandb"`: where the numbers of every few steps go too, in `out`/logs.
         settings: other fields of `slowflow.train.loop.TrainConfig`.
     """
     config = TrainConfig(steps=steps, seed=seed, **settings)
     model = _opened(model)
     images = open_data(data, classes=model.classes)
-    identified = identity(model)
-    return _post_train(model, images, remedy, config, out, heldout=heldout, model_id=identified, parallel=parallel)
+    return _post_train(
+        model,
+        images,
+        remedy,
+        config,
+        out,
+        heldout=heldout,
+        model_id=identity(model),
+        parallel=parallel,
+        logs=logs,
+    )
 
 
 def sample(

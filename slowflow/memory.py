@@ -41,6 +41,29 @@ class _State:
     whole = False
 
 
+class Watch:
+    """Sees how small batches became while it exists; what a run's manifest records.
+
+    fitted: samples that went through at once where memory had run out, the smallest; None where it never did.
+    """
+
+    def __init__(self) -> None:
+        self.fitted: int | None = None
+        _watches.add(self)
+
+
+_watches: weakref.WeakSet[Watch] = weakref.WeakSet()
+
+
+def used(owner: object) -> None:
+    """Tell every watch that `owner` goes on with fewer samples at once, where it does."""
+    size = _fits.get(owner)
+    if size is None:
+        return
+    for watch in tuple(_watches):
+        watch.fitted = size if watch.fitted is None else min(watch.fitted, size)
+
+
 @contextlib.contextmanager
 def undivided(wanted: bool = True) -> Iterator[None]:
     """Inside, running out of memory is an error: ranks exchange something in every call, so all must make as many."""
@@ -93,6 +116,7 @@ def in_parts(owner: object, work: Callable[[int, int], T], n: int) -> list[T]:
             continue
         done.append(part)
         first += size
+    used(owner)
     return done
 
 

@@ -160,6 +160,7 @@ def test_every_registered_thing_names_its_source():
     from slowflow.protocols import PROTOCOLS
     from slowflow.remedies import REMEDIES
     from slowflow.remedies.sampling import SAMPLING_REMEDIES
+    from slowflow.train.logs import LOGS
 
     training, sampling = REMEDIES, SAMPLING_REMEDIES
     for registry in (
@@ -173,6 +174,7 @@ def test_every_registered_thing_names_its_source():
         training,
         sampling,
         PROTOCOLS,
+        LOGS,
     ):
         assert registry.names()
         for entry in registry:

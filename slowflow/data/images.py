@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from slowflow import rng
+from slowflow.data.mapped import MappedRows, rows_of, tiles
 from slowflow.errors import DataError, InputError
 
 
@@ -20,7 +21,7 @@ class ImageSet:
 
     Args:
         name: what the set is called in records.
-        data: float32 [n, C, H, W]; pixels are in [-1, 1], latents in the model's own scale.
+        data: float32 [n, C, H, W], plain or still in files (mapped.py); pixels are in [-1, 1], latents in the model's own scale.
         labels: int64 [n]; zeros when the source has none.
         classes: number of classes, 0 when the source has no labels.
         pixels: True when `data` are images in [-1, 1] that can be drawn as they are.
@@ -39,9 +40,7 @@ class ImageSet:
             raise DataError(f"the data set '{self.name}' is empty")
         if self.labels.ndim != 1 or len(self.data) != len(self.labels):
             raise DataError(f"'{self.name}' has {len(self.data)} items but {len(self.labels)} labels")
-        finite = torch.isfinite(self.data).flatten(1).all(dim=1)
-        if not bool(finite.all()):
-            raise DataError(f"item {int((~finite).nonzero()[0])} of '{self.name}' holds NaN or infinity")
+        self._must_be_finite()
         if self.features is not None and not bool(torch.isfinite(self.features).all()):
             raise DataError(f"the features of '{self.name}' hold NaN or infinity")
         low, high = int(self.labels.min()), int(self.labels.max())
@@ -49,6 +48,16 @@ class ImageSet:
             raise DataError(
                 f"labels of '{self.name}' run from {low} to {high}, expected 0 to {max(self.classes, 1) - 1}"
             )
+
+    def _must_be_finite(self) -> None:
+        if isinstance(self.data, MappedRows):
+            return  # looked at when their file was opened; every part of a set would read it again
+        first = 0
+        for tile in tiles(self.data):
+            finite = torch.isfinite(tile).flatten(1).all(dim=1)
+            if not bool(finite.all()):
+                raise DataError(f"item {first + int((~finite).nonzero()[0])} of '{self.name}' holds NaN or infinity")
+            first += len(tile)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -68,7 +77,8 @@ class ImageSet:
     def fingerprint(self) -> str:
         """SHA-256 over shape, values and labels."""
         digest = hashlib.sha256(repr(tuple(self.data.shape)).encode())
-        digest.update(self.data.contiguous().numpy().tobytes())
+        for tile in tiles(self.data):
+            digest.update(tile.contiguous().numpy())
         digest.update(self.labels.contiguous().numpy().tobytes())
         if self.features is not None:
             digest.update(self.features.contiguous().numpy().tobytes())
@@ -79,7 +89,7 @@ class ImageSet:
         rows = torch.as_tensor(np.asarray(index), dtype=torch.int64)
         features = None if self.features is None else self.features[rows]
         return ImageSet(
-            f"{self.name}/{suffix}", self.data[rows], self.labels[rows], self.classes, self.pixels, features
+            f"{self.name}/{suffix}", rows_of(self.data, rows), self.labels[rows], self.classes, self.pixels, features
         )
 
     def split(self, heldout: float = 0.2, seed: int = 0) -> tuple[ImageSet, ImageSet]:

@@ -14,6 +14,7 @@ import torch
 
 from slowflow import rng
 from slowflow.data.images import ImageSet
+from slowflow.data.mapped import MappedRows
 from slowflow.errors import DataError, InputError
 from slowflow.io import checkpoint
 from slowflow.io.run import read_json, read_manifest
@@ -39,18 +40,20 @@ def open_encoded(folder: Path) -> ImageSet:
         result = read_manifest(folder, "encode")["result"]
     except InputError as error:
         raise DataError(f"the latents in {folder} cannot be used: {error}") from error
-    # filled in place: a list of shards beside the whole would be every latent twice
-    data = torch.empty((int(result["count"]), *map(int, result["shape"])))
-    labels, first = torch.empty(len(data), dtype=torch.int64), 0
+    count, shape = int(result["count"]), tuple(map(int, result["shape"]))
+    parts, labels = [], []
     for name in result["shards"]:
         shard = checkpoint.load(folder / name).tensors
-        last = first + len(shard["labels"])
-        if last > len(data) or shard["data"].shape[1:] != data.shape[1:]:
-            raise DataError(f"{folder / name} does not belong to the {len(data)} latents of {folder}")
-        data[first:last], labels[first:last], first = shard["data"], shard["labels"], last
-    if first != len(data):
-        raise DataError(f"{folder} holds {first} of {len(data)} latents; encode again")
-    return ImageSet(folder.name, data, labels, int(result["classes"]), pixels=result["codec"]["name"] == "pixels")
+        if shard["data"].shape != (len(shard["labels"]), *shape) or shard["data"].dtype != torch.float32:
+            raise DataError(f"{folder / name} does not belong to the {count} latents of {folder}")
+        parts.append(shard["data"])
+        labels.append(shard["labels"].clone())
+    if sum(map(len, parts)) != count:
+        raise DataError(f"{folder} holds {sum(map(len, parts))} of {count} latents; encode again")
+    data = MappedRows(parts)
+    return ImageSet(
+        folder.name, data, torch.cat(labels), int(result["classes"]), pixels=result["codec"]["name"] == "pixels"
+    )
 
 
 def moments_folder(folder: Path) -> Path | None:

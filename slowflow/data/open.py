@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from slowflow.data.folder import image_files
 from slowflow.data.images import ImageSet
 from slowflow.data.latents import is_encoded, moments_folder, open_encoded, open_moments
+from slowflow.data.mapped import MappedRows
 from slowflow.data.sets import SETS
 from slowflow.errors import DataError, MissingExtraError, did_you_mean
 from slowflow.io import checkpoint
@@ -72,7 +74,10 @@ def _open_path(path: Path) -> ImageSet:
         return _from_arrays(path.stem, _read_npz(path), path)
     if path.suffix == ".safetensors":
         tensors = checkpoint.load(path).tensors
-        return _from_arrays(path.stem, {name: _numpy(tensor) for name, tensor in tensors.items()}, path)
+        found = _from_arrays(path.stem, {name: _numpy(tensor) for name, tensor in tensors.items()}, path)
+        return (
+            found if found.pixels else replace(found, data=MappedRows([found.data]))
+        )  # float32 still lies in the file
     raise DataError(f"{path} is a '{path.suffix}' file; expected a folder of images, .npz or .safetensors")
 
 

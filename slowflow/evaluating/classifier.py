@@ -19,7 +19,7 @@ from slowflow import rng
 from slowflow.config import from_mapping, read_toml
 from slowflow.data.images import ImageSet
 from slowflow.data.open import open_data
-from slowflow.io import checkpoint
+from slowflow.io import checkpoint, ranks
 from slowflow.io.run import RunFolder
 
 
@@ -82,12 +82,18 @@ def read_classifier_recipe(path: str | Path) -> ClassifierRecipe:
 
 
 def train_classifier(recipe: ClassifierRecipe, out: str | Path) -> Path:
-    """Train into the folder `out`; returns the weights' path. Takes seconds, so it is not resumed in the middle."""
+    """Train into the folder `out`; returns the weights' path. Takes seconds, so it is not resumed in the middle, and of
+    several ranks the first one does it while the others wait."""
     train, heldout = open_data(recipe.data).split(recipe.heldout)
-    folder = RunFolder(out, "classifier", {"recipe": recipe, "data_sha256": train.fingerprint})
-    weights = folder.path / "model.safetensors"
-    if folder.finished:
-        return weights
+    folder, here = RunFolder(out, "classifier", {"recipe": recipe, "data_sha256": train.fingerprint}), ranks.current()
+    if here.leads and not folder.finished:
+        _train(recipe, train, heldout, folder)
+    here.meet()
+    return folder.path / "model.safetensors"
+
+
+def _train(recipe: ClassifierRecipe, train: ImageSet, heldout: ImageSet, folder: RunFolder) -> None:
+    """One process, from the first step to the manifest."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         net = Classifier(train.shape[0], train.shape[1], recipe.features, train.classes)
@@ -109,9 +115,8 @@ def train_classifier(recipe: ClassifierRecipe, out: str | Path) -> Path:
     facts = {"train_accuracy": accuracy(net, train), "heldout_accuracy": accuracy(net, heldout)}
     shape = {"channels": train.shape[0], "size": train.shape[1], "features": recipe.features, "classes": train.classes}
     metadata = {"classifier": shape, "provenance": {"recipe": asdict(recipe), **facts}}
-    checkpoint.save(weights, dict(net.named_parameters()), metadata)
+    checkpoint.save(folder.path / "model.safetensors", dict(net.named_parameters()), metadata)
     folder.finish(["model.safetensors"], {"checkpoint": "model.safetensors", **facts})
-    return weights
 
 
 def _moved(images: Tensor, shift: int, draw: torch.Generator) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from slowflow.data.images import ImageSet
+from slowflow.data.mapped import tiles
 from slowflow.errors import DataError, InputError
 from slowflow.evaluating import archive
 from slowflow.evaluating.moments import Moments
@@ -76,7 +77,7 @@ def held_out(data: ImageSet, heldout: float, samples: int) -> Reference:
     real = _balanced(held, samples, max(data.classes, 1))
 
     def batches() -> Iterator[Tensor]:
-        return iter(real.data.split(ROWS))
+        return tiles(real.data, ROWS)
 
     return Reference(
         held.name,

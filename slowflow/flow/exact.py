@@ -31,7 +31,7 @@ class ExactMixture:
     """The exact flow of a Gaussian mixture with one width.
 
     Args:
-        centres: [k, *shape], float64.
+        centres: [k, *shape], computed with in float64.
         labels: class of each centre; a sample of class c sees only the centres of c. Zeros: one class.
         width: standard deviation s of each bump, at least 0.
         path: linear, gvp or vp.
@@ -48,8 +48,15 @@ class ExactMixture:
     def __post_init__(self) -> None:
         if self.width < 0:
             raise InputError(f"width is {self.width}, expected at least 0")
-        for label in self.labels.unique().tolist():
-            self._groups[label] = self.centres[self.labels == label].flatten(1).to(torch.float64)
+
+    def _group(self, label: int) -> Tensor:
+        """Centres of one class, float64 [k, d]; made when a state of the class comes, because a thousand classes need not fit."""
+        if label not in self._groups:
+            rows = (self.labels == label).nonzero().flatten()
+            if not len(rows):
+                raise InputError(f"the exact field has no centre of class {label}")
+            self._groups[label] = self.centres[rows].flatten(1).to(torch.float64)
+        return self._groups[label]
 
     @property
     def interpolant(self) -> Interpolant:
@@ -70,11 +77,9 @@ class ExactMixture:
         """(E[data | state], E[noise | state]); exact, in the dtype of `state`."""
         data, noise = torch.empty_like(state), torch.empty_like(state)
         for label in cond.unique().tolist():
-            if label not in self._groups:
-                raise InputError(f"the exact field has no centre of class {label}")
             rows = cond == label
             times = t if t.ndim == 0 else t[rows]
-            data[rows], noise[rows] = self._posterior_means(state[rows], times, self._groups[label])
+            data[rows], noise[rows] = self._posterior_means(state[rows], times, self._group(label))
         return data, noise
 
     def _posterior_means(self, state: Tensor, t: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:

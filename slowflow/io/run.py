@@ -22,6 +22,7 @@ from typing import Any
 from slowflow.config import canonical, differences, digest
 from slowflow.errors import ConfigMismatchError, EnvironmentProblem, InputError
 from slowflow.io import atomic, holder, ranks
+from slowflow.memory import Watch
 
 SCHEMA = 1
 SHARDED = ("", "shards/", "features/", "parts/")
@@ -84,6 +85,7 @@ class RunFolder:
         self.kind = kind
         self.config = {"schema": SCHEMA, "kind": kind, "config": canonical(config)}
         self._hold: holder.Hold | None = None
+        self._memory = Watch()
         here = ranks.current()
         if here.leads:
             self._open(shared=here.array)
@@ -154,6 +156,16 @@ class RunFolder:
                     if shard.name not in KEPT and not checkpoint.intact(shard):
                         shard.unlink()
 
+    def reopen(self) -> None:
+        """Take a finished folder, which nobody holds, for a run that more is added to.
+
+        Raises:
+            EnvironmentProblem: somebody else is adding to it.
+        """
+        here = ranks.current()
+        if here.leads and self._hold is None:
+            self._hold = holder.hold(self.path, shared=here.array)
+
     def watched(self, progress: Progress | None) -> Progress:
         """`progress` that is also this run's heartbeat; None is a heartbeat alone."""
 
@@ -190,6 +202,8 @@ class RunFolder:
             "result": canonical(result),
             "environment": environment(),
         }
+        if self._memory.fitted is not None:  # beside the result, which is that of never having run out of memory
+            content["fitted_batch"] = self._memory.fitted
         plain = json.loads(json.dumps(content))
         sealed = {**plain, "seal": digest(plain)}
         manifest = self.path / "manifest.json"

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from slowflow import rng
 from slowflow.data.bank import LARGEST, Bank
 from slowflow.data.images import ImageSet
+from slowflow.data.mapped import tiles
 from slowflow.errors import DataError
 from slowflow.flow.interpolants import Interpolant
 
@@ -31,12 +32,12 @@ def screened(bank: ImageSet, heldout: ImageSet, asked: int, seed: int) -> tuple[
         DataError: every image is the same, or the bank asked for is too small for the classes.
     """
     warnings = []
-    flat = bank.data.flatten(1)
-    if bool((flat.amax(0) == flat.amin(0)).all()):
+    first = bank.data[:1].flatten(1)
+    if all(bool((tile.flatten(1) == first).all()) for tile in tiles(bank.data)):
         raise DataError(
             f"all {len(bank)} images of '{bank.name}' are the same; there is no spectrum and nothing to search"
         )
-    constant = int((flat.amax(1) == flat.amin(1)).sum())
+    constant = sum(int((tile.flatten(1) == tile.flatten(1)[:, :1]).all(1).sum()) for tile in tiles(bank.data))
     if constant:
         warnings.append(f"constant images: {constant} of {len(bank)} images of '{bank.name}' have one value everywhere")
     rows, others = _keys(bank), _keys(heldout)
@@ -63,7 +64,8 @@ def screened(bank: ImageSet, heldout: ImageSet, asked: int, seed: int) -> tuple[
 
 def _keys(images: ImageSet) -> list[bytes]:
     """What is equal for equal images: a hash, because the images of a large bank are not kept twice."""
-    return [hashlib.blake2b(row.data, digest_size=16).digest() for row in images.data.flatten(1).contiguous().numpy()]
+    rows = (row for tile in tiles(images.data) for row in tile.flatten(1).contiguous().numpy())
+    return [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]
 
 
 def _part(images: ImageSet, count: int, seed: int) -> ImageSet:

@@ -133,7 +133,7 @@ class Source:
 
     def perfect(self, path: Interpolant | None = None, t_max: float | None = None) -> ExactMixture:
         """The exact flow of the held-out images: its states have the law of genuine states, at every time."""
-        labels, data = conditions(self.model, self.heldout.labels), self.heldout.data.to(torch.float64)
+        labels, data = conditions(self.model, self.heldout.labels), self.heldout.data
         last = self.model.t_max if t_max is None else t_max
         return ExactMixture(data, labels, 0.0, path or self.model.interpolant, t_max=last)
 

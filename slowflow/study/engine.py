@@ -63,10 +63,12 @@ def run_study(
     for arm in study.arms:
         _refuse_unfit(arm, shared.base, study.protocol)
     cells = [Cell(shared, arm, seed) for arm, seed in study.cells()]
-    atomic.write_json(folder.path / "plan.json", [[cell.arm.name, cell.seed] for cell in cells])
     # the base is measured first: every other lag is a difference from it
     run = [cell for cell in cells if cell.arm.name in (BASE, *chosen)]
     missing = [cell for cell in run if not cell.finished]
+    if missing:
+        folder.reopen()  # arms that were added to a finished study
+    atomic.write_json(folder.path / "plan.json", [[cell.arm.name, cell.seed] for cell in cells])
     total = sum(cell.cost() for cell in run)
     done, beat = total - sum(cell.cost() for cell in missing), folder.watched(None)
     for number, cell in enumerate(missing):

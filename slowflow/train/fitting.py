@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from slowflow.memory import fitting, halve, ran_out
+from slowflow.memory import fitting, halve, ran_out, used
 
 
 def in_pieces(net: nn.Module, backward: Callable[[int], float], micro_batch: int, batch_size: int) -> float:
@@ -29,7 +29,9 @@ def in_pieces(net: nn.Module, backward: Callable[[int], float], micro_batch: int
     while True:
         size = min(asked, fitting(net) or asked)
         try:
-            return backward(size)
+            loss = backward(size)
+            used(net)
+            return loss
         except Exception as error:
             if not ran_out(error):
                 raise

@@ -28,6 +28,7 @@ from slowflow.io import checkpoint, ranks, stopping
 from slowflow.memory import undivided
 from slowflow.remedies.base import TrainingRemedy
 from slowflow.train.fitting import in_pieces
+from slowflow.train.logs import EVERY, Numbers
 from slowflow.train.state import TrainState
 from slowflow.train.teams import Team, team
 
@@ -226,6 +227,7 @@ def train(
     before_save: Callable[[TrainState], None] | None = None,
     parallel: str = "ddp",
     device: torch.device | None = None,
+    log: Numbers | None = None,
 ) -> TrainState:
     """Train `model.net` in place and return the state; resumes from `state_file` when it exists.
 
@@ -243,6 +245,7 @@ def train(
         before_save: called with the state, on every rank, each time before it is saved.
         parallel: how joined ranks share the network: ddp (each has all of it) or fsdp (each has a part).
         device: for fsdp: where the parts go, when the whole network is too large for it and was opened elsewhere.
+        log: called now and then with the number of steps and what is known after them, by name.
 
     Raises:
         KeyboardInterrupt: a signal asked to stop; the state of the last step is saved.
@@ -288,11 +291,23 @@ def train(
                 before_save(state)
             state.save(state_file, last=last or asked)
             stopping.obey(asked)
+        _tell(log, state, config, norm)
         if progress is not None:
             recent = state.losses[-100:]
             progress(state.step, config.steps, f"loss {sum(recent) / len(recent):.4f}")
     model.net.eval()
     return state
+
+
+def _tell(log: Numbers | None, state: TrainState, config: TrainConfig, norm: float) -> None:
+    """Loss (mean since the last entry), gradient norm, learning rate, and the held-out loss where it was just taken."""
+    taken, value = (state.validation or [(0, 0.0)])[-1]
+    held = {"loss/held out": value} if taken == state.step else {}
+    if log is None or not (held or state.step % EVERY == 0 or state.step == config.steps):
+        return
+    recent = state.losses[-((state.step - 1) % EVERY + 1) :]
+    told = {"loss/training": sum(recent) / len(recent), "gradient norm": norm}
+    log(state.step, {**told, "learning rate": config.learning_rate(state.step - 1), **held})
 
 
 class _InParts(nn.Module):

@@ -20,6 +20,8 @@ from slowflow.io.run import RunFolder
 from slowflow.remedies import REMEDIES, TrainingRemedy, make, name_of
 from slowflow.train.keeping import Keep, keeper, require_room
 from slowflow.train.keeping import name as kept_file
+from slowflow.train.logs import check as check_logs
+from slowflow.train.logs import open_logs
 from slowflow.train.loop import Progress, TrainConfig, check_data, train
 from slowflow.train.pretrain import finish
 
@@ -71,6 +73,7 @@ def post_train(
     progress: Progress | None = None,
     parallel: str = "ddp",
     device: torch.device | None = None,
+    logs: Sequence[str] = (),
 ) -> FlowModel:
     """Post-train a copy of the model into the folder `out`, resuming when it is unfinished.
 
@@ -88,11 +91,13 @@ def post_train(
         progress: called with (step, steps, note).
         parallel: how joined ranks share the network: ddp or fsdp; it enters no configuration, a run may go on with the other.
         device: for fsdp: where the parts go, when the model was opened elsewhere.
+        logs: where the numbers of every few steps go too (`train/logs`), in OUT/logs; no part of the configuration.
 
     Returns:
         The post-trained model with its averaged weights.
     """
     check_data(model, data)
+    check_logs(logs)
     dtypes = {p.dtype for p in model.net.parameters() if p.requires_grad}
     if not dtypes:
         raise InputError(
@@ -122,19 +127,21 @@ def post_train(
     keep = (keep or Keep()).checked(config)
     require_room(folder.path, trained.net, keep, config)
     provenance = {"start": canonical(record["model"]), "remedy": described, "train": asdict(config)}
-    state = train(
-        trained,
-        train_set,
-        remedy,
-        config,
-        folder.path / "state.safetensors",
-        heldout=held,
-        snapshots={step: snapshot_file(folder.path, step) for step in snapshots},
-        progress=folder.watched(progress),
-        before_save=keeper(folder.path, keep, config, {"model": describe(trained), "provenance": provenance}),
-        parallel=parallel,
-        device=device,
-    )
+    with open_logs(logs, folder.path, trained.name, provenance) as log:
+        state = train(
+            trained,
+            train_set,
+            remedy,
+            config,
+            folder.path / "state.safetensors",
+            heldout=held,
+            snapshots={step: snapshot_file(folder.path, step) for step in snapshots},
+            progress=folder.watched(progress),
+            before_save=keeper(folder.path, keep, config, {"model": describe(trained), "provenance": provenance}),
+            parallel=parallel,
+            device=device,
+            log=log,
+        )
     calls = {"trained": state.step * config.batch_size, "extra": state.step * bound.calls(config.batch_size)}
     files = [*([ARRAYS] if arrays else []), *(kept_file(step) for step in keep.steps(config.steps, config))]
     finish(folder, trained, state, train_set, provenance, files=files, network_calls=calls)

@@ -22,6 +22,8 @@ from slowflow.io import atomic, checkpoint, ranks
 from slowflow.io.run import RunFolder
 from slowflow.remedies.plain import Plain
 from slowflow.train.keeping import Keep, require_room
+from slowflow.train.logs import check as check_logs
+from slowflow.train.logs import open_logs
 from slowflow.train.loop import Progress, TrainConfig, check_data, train
 from slowflow.train.state import TrainState
 
@@ -76,9 +78,15 @@ def fresh_model(recipe: Recipe) -> FlowModel:
 
 
 def pretrain(
-    recipe: Recipe, out: str | Path, *, device: torch.device | str = "cpu", progress: Progress | None = None
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+    logs: Sequence[str] = (),
 ) -> Path:
     """Train the recipe into the folder `out`, resuming when it is unfinished; returns the checkpoint's path."""
+    check_logs(logs)
     model = fresh_model(recipe)
     model.net.to(device)
     train_set, heldout = open_data(recipe.data.name, classes=recipe.model.classes).split(recipe.data.heldout)
@@ -88,15 +96,17 @@ def pretrain(
     if folder.finished:
         return weights
     require_room(folder.path, model.net, Keep(), recipe.train)
-    state = train(
-        model,
-        train_set,
-        Plain(),
-        recipe.train,
-        folder.path / "state.safetensors",
-        heldout=heldout,
-        progress=folder.watched(progress),
-    )
+    with open_logs(logs, folder.path, recipe.name, asdict(recipe)) as log:
+        state = train(
+            model,
+            train_set,
+            Plain(),
+            recipe.train,
+            folder.path / "state.safetensors",
+            heldout=heldout,
+            progress=folder.watched(progress),
+            log=log,
+        )
     finish(folder, model, state, train_set, {"recipe": asdict(recipe)})
     return weights
 

@@ -227,3 +227,13 @@ def test_an_interpolant_is_passed_through():
 def test_unknown_interpolant_suggests_the_closest():
     with pytest.raises(InputError, match="did you mean 'linear'"):
         interpolant("lineer")
+
+
+@pytest.mark.parametrize("rest", [1e-6, 1e-9, 1e-12])
+def test_the_noise_of_vp_keeps_its_digits_near_the_data(rest):
+    """1 - exp(2 L) would lose as many digits as 1 - t has zeros; the series -2 L - 2 L^2 does not."""
+    t = torch.tensor(1.0 - rest, dtype=torch.float64)
+    u = 1.0 - float(t)
+    log_alpha = -0.25 * (20.0 - 0.1) * u**2 - 0.5 * 0.1 * u
+    expected = math.sqrt(-2.0 * log_alpha - 2.0 * log_alpha**2)
+    assert float(interpolant("vp").sigma(t)) == pytest.approx(expected, rel=1e-12)

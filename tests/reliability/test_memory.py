@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import warnings
@@ -20,6 +21,7 @@ from slowflow.errors import EnvironmentProblem
 from slowflow.evaluating.sampling import SampleConfig, sample
 from slowflow.flow.generate import final_states
 from slowflow.flow.model import FlowModel
+from slowflow.io.run import read_manifest
 from slowflow.measuring.engine import measure
 from slowflow.records import Probe
 from slowflow.train.loop import TrainConfig
@@ -103,8 +105,12 @@ def test_one_sample_that_does_not_fit_is_one_clear_error(tiny_model):
     assert caught.value.exit_code == 4
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+def results(folder: Path) -> dict[str, object]:
+    """Every byte, but for the record of the batch that fitted, which stands beside the result, and the seal over it."""
+    found = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    for name in [name for name in found if name.endswith("manifest.json")]:
+        found[name] = {k: v for k, v in json.loads(found[name]).items() if k not in ("fitted_batch", "seal")}
+    return found
 
 
 @pytest.mark.filterwarnings("ignore::slowflow.memory.SmallerBatch")
@@ -114,7 +120,9 @@ def test_measuring_and_sampling_end_in_the_same_bytes(tmp_path, tiny_model, imag
         identified = {"name": "the same"}
         measure(model, images, probe, tmp_path / name / "m", heldout=0.5, model_id=identified)
         sample(model, SampleConfig(n=30, steps=3), tmp_path / name / "s.npz", model_id=identified)
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert results(tmp_path / "a") == results(tmp_path / "b")
+    assert "fitted_batch" not in read_manifest(tmp_path / "a" / "m", "measure")
+    assert read_manifest(tmp_path / "b" / "m", "measure")["fitted_batch"] == 4  # 64 in the test of direction, halved
 
 
 class Net(torch.nn.Module):
@@ -140,6 +148,8 @@ def test_training_goes_on_in_pieces_with_the_same_gradient(tmp_path, images):
             warnings.simplefilter("always")
             trained = post_train(model, images, make_remedy("plain"), config, tmp_path / str(room))
         assert len([w for w in said if w.category is memory.SmallerBatch]) == (room == 5)
+        recorded = read_manifest(tmp_path / str(room), "posttrain").get("fitted_batch")
+        assert recorded == (4 if room == 5 else None)
         found.append(trained.net.inner.weight.detach())
     # the gradient of a batch is the sum over its pieces: rounding of float64, magnified by Adam's division
     assert torch.allclose(found[0], found[1], rtol=0, atol=1e-9)
@@ -163,7 +173,8 @@ def test_an_autoencoder_that_runs_out_encodes_fewer_at_once(tmp_path):
     codec.encode = encode
     with pytest.warns(memory.SmallerBatch):
         encode_folder(tmp_path / "in", codec, config, tmp_path / "b")
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert results(tmp_path / "a") == results(tmp_path / "b")
+    assert read_manifest(tmp_path / "b", "encode")["fitted_batch"] == 2
 
 
 def test_the_command_line_notes_it_on_one_line_and_succeeds(tmp_path, monkeypatch):

@@ -131,3 +131,18 @@ def test_the_others_of_a_launch_open_what_the_first_holds(tmp_path, other):
     assert len(link.seen) == 2
     run.watched(None)(1, 2, "a note")  # the heartbeat is the first one's
     assert "note" not in holder.look(tmp_path / "run").record
+
+
+def test_a_finished_folder_that_more_is_added_to_is_held_again(tmp_path):
+    folder = tmp_path / "run"
+    RunFolder(folder, "measure", CONFIG).finish([], {})
+    run = RunFolder(folder, "measure", CONFIG)
+    assert holder.look(folder) is None  # whoever only reads takes nothing
+    run.reopen()
+    code = "import sys\nfrom slowflow.io.run import RunFolder\nRunFolder(sys.argv[1], 'measure', {'a': 1}).reopen()\n"
+    path = os.pathsep.join(p for p in sys.path if p)
+    words = [sys.executable, "-c", code, folder]
+    second = subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert f"in use by process {os.getpid()}" in second.stderr
+    run.finish([], {})
+    assert holder.look(folder) is None
