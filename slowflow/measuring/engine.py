@@ -18,6 +18,7 @@ from slowflow.data.bank import LARGEST, Bank
 from slowflow.data.images import ImageSet
 from slowflow.errors import DataError, InputError
 from slowflow.families.open import direction_test
+from slowflow.flow import compiling
 from slowflow.flow.course import Correction, field_of, recorded_remedy, solver_of
 from slowflow.flow.model import FlowModel
 from slowflow.flow.table import levels_of
@@ -128,7 +129,7 @@ def _finish(
     facts = {
         **found,
         "device": model.device.type,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": str(model.dtype).removeprefix("torch.") + compiling.said(model.net),
         "bank": {"name": bank.name, "n": len(bank), "sha256": bank.fingerprint},
         "heldout": {"name": held.name, "n": len(held), "sha256": held.fingerprint},
         "shape": list(model.shape),
