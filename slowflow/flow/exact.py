@@ -70,12 +70,20 @@ class ExactMixture:
         """(E[data | state], E[noise | state]); exact, in the dtype of `state`."""
         data, noise = torch.empty_like(state), torch.empty_like(state)
         for label in cond.unique().tolist():
-            if label not in self._groups:
-                raise InputError(f"the exact field has no centre of class {label}")
             rows = cond == label
             times = t if t.ndim == 0 else t[rows]
-            data[rows], noise[rows] = self._posterior_means(state[rows], times, self._groups[label])
+            data[rows], noise[rows] = self._posterior_means(state[rows], times, self.of_class(label))
         return data, noise
+
+    def of_class(self, label: int) -> Float[Tensor, "k d"]:
+        """Centres of one class.
+
+        Raises:
+            InputError: it has none.
+        """
+        if label not in self._groups:
+            raise InputError(f"the exact field has no centre of class {label}")
+        return self._groups[label]
 
     def _posterior_means(self, state: Tensor, t: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
         x = state.flatten(1).to(centres.dtype)
