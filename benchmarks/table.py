@@ -66,8 +66,8 @@ def table(result: dict[str, Any] | None, kind: str) -> str:
     names = sorted(result["details"], key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
     lines = [row(Ratio(**result["details"][name])) for name in names]
     machine, versions = result["machine"], result["environment"]
-    rates = ", ".join(f"{name} {_rate(value)}" for name, value in machine.items())
-    used = ", ".join(f"{name} {version}" for name, version in versions.items())
+    rates = ", ".join(f"{name} {_rate(value)}" for name, value in sorted(machine.items()))
+    used = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     return "\n".join([HEAD, *lines, "", f"Machine: {rates}. {used}."])
 
 

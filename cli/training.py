@@ -117,7 +117,6 @@ def posttrain(
     opened = s.open_model(output, model, family, factory, interpolant, prediction, heads, home, precision)
     from slowflow.data.open import open_data
     from slowflow.families.open import identity
-    from slowflow.io.run import read_manifest
 
     identified = identity(opened.model)
     if measured is not None and measured.config["model"]["weights_sha256"] != identified["weights_sha256"]:
@@ -145,6 +144,13 @@ def posttrain(
         device=where,
         execution=execution,
     )
+    _say_result(output, out, number, remedy)
+
+
+def _say_result(output: s.Output, out: Path, gamma: float | None, remedy: str) -> None:
+    """What a finished post-training found."""
+    from slowflow.io.run import read_manifest
+
     result = read_manifest(out, "posttrain")["result"]
     checkpoint = out / result["checkpoint"]
     calls = result.get("network_calls") or {}
@@ -156,7 +162,7 @@ def posttrain(
             "checkpoint": str(checkpoint),
             "steps": result["steps"],
             "loss": result["loss"],
-            "gamma": number,
+            "gamma": gamma,
             "remedy": remedy,
             "network_calls": calls,
         }

@@ -21,6 +21,7 @@ from slowflow.flow.grids import refine, uniform_grid
 from slowflow.flow.interpolants import Interpolant
 from slowflow.flow.model import FlowModel, Predictor, conditions
 from slowflow.flow.samplers import Sampler, walk
+from slowflow.flow.samplers.euler import Euler
 from slowflow.flow.samplers.heun import Heun
 from slowflow.flow.samplers.recombine import Recombine
 from slowflow.measuring.references import Start, Trajectories
@@ -189,7 +190,7 @@ class Source:
         cond = torch.from_numpy(labels_of(ids, self.model.classes)).to(way.device)
         begin = noise.to(way.device, state_dtype(way.device))
         fresh = fresh_noise(self.probe.seed, ids, self.model.shape)
-        if isinstance(way.field, ExactMixture) and isinstance(way.method, Heun):
+        if isinstance(way.field, ExactMixture) and isinstance(way.method, Heun | Euler):
             reached = list(trajectory(way.field, way.method, begin, cond, way.grid, way.every))
         else:
             walked = walk(way.field, way.method, begin, cond, way.grid, fresh, ids)

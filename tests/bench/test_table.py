@@ -45,7 +45,7 @@ def test_a_row_says_bar_value_spread_and_floor_and_a_missed_bar_says_so():
         "| `six_over_sampling` | at most 1.35 | **1.500** | 1.400 to 1.600 |  | **missed** |",
         "| `naive_over_nearest_time` | at least 20 | 116.0 | 90.0 to 130.0 | 213 | the product alone |",
     ]
-    assert "float32 87 G/s, bandwidth 11 G/s. python 3.11, torch 2.13." in table.table(result(), "cpu")
+    assert "bandwidth 11 G/s, float32 87 G/s. python 3.11, torch 2.13." in table.table(result(), "cpu")
 
 
 def test_only_what_is_between_the_marks_is_written():
