@@ -51,6 +51,7 @@ def sample(
     dtype: s.Dtype = "float32",
     seed: s.Seed = 0,
     batch_size: s.Batch = "auto",
+    compile: s.Compile = "off",
     threads: s.Threads = 0,
     config: s.Config = None,
     json: s.Json = False,
@@ -89,8 +90,9 @@ def sample(
         seed=seed,
         shift=shift,
         labels=labels,
-        batch_size=s.batch_size(batch_size),
+        batch_size=min(n, s.network_batch(batch_size, opened.model, guidance)),
     )
+    s.compiled(output, opened, compile, how.batch_size, guidance)
     output.say(f"sampling into {out}")
     found = run(
         opened.model,
@@ -160,6 +162,7 @@ def evaluate(
     device: s.Device = "auto",
     dtype: s.Dtype = "float32",
     seed: s.Seed = 0,
+    compile: s.Compile = "off",
     threads: s.Threads = 0,
     config: s.Config = None,
     json: s.Json = False,
@@ -205,6 +208,7 @@ def evaluate(
         opened = s.open_model(output, model, family, factory, interpolant, prediction, heads, where, precision)
         opened = s.apply_protocol(output, opened, protocol, guide, sampler, steps, guidance)
         correction = r.chosen(output, opened.model, remedy, settings, preset, fit_from, steps)
+        s.compiled(output, opened, compile, 0)
         found = run(
             opened.model,
             reference or open_data(data, classes=opened.model.classes),

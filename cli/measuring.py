@@ -57,6 +57,7 @@ def measure(
     dtype: s.Dtype = "float32",
     seed: s.Seed = 0,
     batch_size: s.Batch = "auto",
+    compile: s.Compile = "off",
     threads: s.Threads = 0,
     config: s.Config = None,
     json: s.Json = False,
@@ -69,8 +70,8 @@ def measure(
     opened = s.open_model(output, model, family, factory, interpolant, prediction, heads, where, precision)
     opened = s.apply_protocol(output, opened, protocol, guide, sampler, steps, guidance)
     correction = r.chosen(output, opened.model, remedy, settings, preset, fit_from, steps)
+    size = s.network_batch(batch_size, opened.model, guidance, out, "probe", "shard")
     if dry_run:
-        size = s.batch_size(batch_size)
         beside = calls_beside(reference, measure, null, guidance)
         return s.say_cost(output, opened.model, samples, size, sampler, steps, guidance, beside, correction)
     from slowflow.data.open import open_data
@@ -89,12 +90,13 @@ def measure(
         guidance=guidance,
         seed=seed,
         shift=shift,
-        shard=s.batch_size(batch_size),
+        shard=size,
         backend=backend,
         bank=bank,
     )
     asked = {"model": model, "family": family, "data": data}
     asked |= {"factory": factory, "interpolant": interpolant, "prediction": prediction, "heads": heads}
+    s.compiled(output, opened, compile, size, guidance)
     output.say(f"measuring into {out}")
     found = run(
         opened.model,
@@ -295,6 +297,7 @@ def diagnose(
     ] = [],
     device: s.Device = "auto",
     dtype: s.Dtype = "float32",
+    compile: s.Compile = "off",
     threads: s.Threads = 0,
     json: s.Json = False,
     quiet: s.Quiet = False,
@@ -313,6 +316,7 @@ def diagnose(
     names = ("model", "family", "factory", "interpolant", "prediction", "heads")
     opened = s.open_model(output, *(asked[name] for name in names), where, precision)
     images = open_data(asked["data"], classes=opened.model.classes)
+    s.compiled(output, opened, compile, 0)
     found = find(
         measured, opened.model, images, out, samples=samples, steps=tuple(steps), progress=output.progress("diagnose")
     )

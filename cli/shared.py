@@ -77,7 +77,12 @@ Dtype = Annotated[
     str, typer.Option(help="Dtype of the network: float32, bfloat16, float16. States stay float32 or better.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of every draw.")]
-Batch = Annotated[str, typer.Option("--batch-size", help="auto, or samples a batch.")]
+Batch = Annotated[str, typer.Option("--batch-size", help="auto (as memory allows), or samples a batch.")]
+TrainBatch = Annotated[str, typer.Option("--batch-size", help="auto (64), or images an optimiser step.")]
+Compile = Annotated[
+    str,
+    typer.Option("--compile", help="off, on (torch.compile), graphs (CUDA graphs too); results differ by rounding."),
+]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves it to the libraries.")]
 Config = Annotated[
     Path | None,
@@ -325,12 +330,35 @@ def gamma(text: str) -> float:
 
 
 def batch_size(text: str) -> int:
-    """`auto` is 64; anything else must be a number of samples."""
+    """`auto` is 64, as an optimiser step takes whatever the memory; anything else must be a number of samples."""
     if text == "auto":
         return 64
     if not text.isdigit() or int(text) < 1:
         raise InputError(f"--batch-size is '{text}', expected auto or a number of samples above 0")
     return int(text)
+
+
+def network_batch(text: str, model: Any, guidance: float = 1.0, begun: Path | None = None, *keys: str) -> int:
+    """Samples through the network at once; `auto` is what an unfinished run began with, else what memory allows.
+
+    Args:
+        text: auto or a number.
+        model, guidance: what is called.
+        begun: run folder that may be there already.
+        keys: where its configuration keeps the number.
+    """
+    if text != "auto":
+        return batch_size(text)
+    from slowflow.flow.batching import automatic
+    from slowflow.io.run import read_json
+
+    if begun is not None and (begun / "config.json").is_file():
+        found = read_json(begun / "config.json")
+        for key in ("config", *keys):
+            found = found.get(key) if isinstance(found, dict) else None
+        if isinstance(found, int) and found > 0:
+            return found
+    return automatic(model, guidance)
 
 
 def open_model(
@@ -349,10 +377,11 @@ def open_model(
         sys.path.insert(0, os.getcwd())
     from slowflow.families.base import OpenOptions
     from slowflow.families.open import open_model as opener
+    from slowflow.flow.placing import place
 
     opened = opener(model, family, OpenOptions(interpolant, prediction, heads, factory))
     if device is not None:
-        opened.model.net.to(device=device, dtype=dtype)
+        place(opened.model.net, device, dtype)
     for text in opened.notes:
         if output is not None and text != TAKEN_WHOLE:
             output.say(f"note: {text}")
@@ -388,6 +417,17 @@ def apply_protocol(
     for count in steps:
         output.say(protocol(name).sentence(model, sampler, count, guidance))
     return replace(opened, model=model)
+
+
+def compiled(output: Output, opened: Any, choice: str, rows: int, guidance: float = 1.0) -> None:
+    """Compile the network and its guide's in place for calls of so many samples; nothing for `off`."""
+    from slowflow.flow import compiling, placing
+
+    model = opened.model
+    if compiling.checked(choice, model.device) == compiling.OFF:
+        return
+    output.say("compiling the network; this takes from seconds to minutes")
+    placing.compiled(model, choice, rows if guidance == 1.0 or model.guiding.guide is not None else 2 * rows)
 
 
 def say_cost(

@@ -41,7 +41,9 @@ def run(
     device: s.Device = "auto",
     dtype: s.Dtype = "float32",
     seed: s.Seed = 0,
-    batch_size: s.Batch = "auto",
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", help="auto (64 a training step; as memory allows for samples), or a number.")
+    ] = "auto",
     threads: s.Threads = 0,
     config: s.Config = None,
     json: s.Json = False,
@@ -57,12 +59,12 @@ def run(
     from slowflow.records import Probe
     from slowflow.train.loop import TrainConfig
 
-    size = s.batch_size(batch_size)
+    size = s.network_batch(batch_size, opened.model, 1.0, out, "run", "probe", "shard")
     settings = RunConfig(
         probe=Probe(samples=samples, steps=(steps,), sampler=sampler, seed=seed, shard=size),
         sampling=Sampling(samples=samples, steps=tuple(eval_steps), sampler=sampler, seed=seed),
         features=features,
-        train=TrainConfig(steps=train_steps, batch_size=size, lr=lr, lr_final=lr, seed=seed),
+        train=TrainConfig(steps=train_steps, batch_size=s.batch_size(batch_size), lr=lr, lr_final=lr, seed=seed),
         gamma=None if gamma == "auto" else s.gamma(gamma),
         heldout=heldout,
     )

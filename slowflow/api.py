@@ -39,6 +39,7 @@ from slowflow.remedies.sampling.base import Fit, SamplingRemedy
 from slowflow.remedies.sampling.presets import preset as _preset
 from slowflow.reporting.page import write_report
 from slowflow.results import RunResult
+from slowflow.train.execution import Execution
 from slowflow.train.loop import TrainConfig
 from slowflow.train.post import post_train as _post_train
 
@@ -201,6 +202,7 @@ def post_train(
     heldout: float = 0.2,
     parallel: str = "ddp",
     logs: Sequence[str] = (),
+    execution: Execution | None = None,
     **settings: Any,
 ) -> FlowModel:
     """A copy of the model, post-trained with `remedy`; resumes `out` when it is unfinished.
@@ -215,11 +217,13 @@ def post_train(
         heldout: share of each class never trained on.
         parallel: ddp or fsdp, inside `slowflow.joined()` on several processes.
         logs: `"tensorboard"`, `"wandb"`: where the numbers of every few steps go too, in `out`/logs.
+        execution: how it is computed: compiled, with gradient checkpointing, ...; nothing is learned otherwise.
         settings: other fields of `slowflow.train.loop.TrainConfig`.
     """
     config = TrainConfig(steps=steps, seed=seed, **settings)
     model = _opened(model)
     images = open_data(data, classes=model.classes)
+    identified = identity(model)
     return _post_train(
         model,
         images,
@@ -227,8 +231,9 @@ def post_train(
         config,
         out,
         heldout=heldout,
-        model_id=identity(model),
+        model_id=identified,
         parallel=parallel,
+        execution=execution,
         logs=logs,
     )
 

@@ -3,8 +3,8 @@
     gpu_images_over_eager   images a second in bf16, compiled, at the best batch, over a plain eager loop with the structure
                             of the official script in its precision (float32 weights, TF32 products)
     gpu_share_of_peak       operations a second of that run over the bf16 matrix peak measured just before
-    gpu_measure_over_bare   measuring own and nearest with genuine nulls over bare sampling, 40 trajectories of 50 steps,
-                            bank of 1,300 latents a class
+    gpu_measure_over_bare   own and nearest, of the model's states and of genuine ones, over bare sampling, 40 trajectories
+                            of 50 steps, bank of 1,300 latents a class, searched behind the sampling's back as `measure` does
 
 Wall time: the host waits for the device before and after. `run(..., tiny=True)` walks the same code on a small network
 and any device, so that it is tested where no GPU is; its numbers mean nothing.
@@ -15,18 +15,20 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from functools import partial
 
 import numpy as np
 import torch
 
+from slowflow.data.bank import Bank
 from slowflow.data.images import ImageSet
 from slowflow.families.sit import flow_model
 from slowflow.families.sit.backbone import SiT, SiTConfig, preset
 from slowflow.flow.generate import final_states
 from slowflow.flow.model import FlowModel
-from slowflow.measuring.engine import measure
+from slowflow.measuring.behind import behind
+from slowflow.measuring.references import REFERENCES, Reference, Trajectories
+from slowflow.measuring.trajectories import Source
 from slowflow.records import Probe
 from speed.timing import AT_LEAST, AT_MOST, Ratio
 
@@ -123,18 +125,30 @@ def _best(rate: Callable[[int], float], batches: tuple[int, ...]) -> tuple[float
 def _measuring(model: FlowModel, where: torch.device, trajectories: int, rows: int, batch: int) -> list[float]:
     """Wall time of measuring over that of bare sampling, interleaved."""
     classes, draw = model.classes, torch.Generator().manual_seed(0)
-    few = min(classes, 4)
+    few = min(classes, trajectories)  # a class each, as sample ids have them
     count = few * rows + classes * 5
     labels = torch.cat([torch.arange(few).repeat(rows), torch.arange(classes).repeat(5)])
     data = ImageSet("latents", torch.randn(count, *model.shape, generator=draw), labels, classes, pixels=False)
-    probe = Probe(samples=trajectories, steps=STEPS, references=("own", "nearest"), nulls=("genuine",), shard=batch)
-    found = []
-    for _ in range(3):
-        with TemporaryDirectory() as place:
-            whole = _wall(lambda: measure(model, data, probe, Path(place) / "run", heldout=0.2), where)
-        bare = _wall(lambda: final_states(model, np.arange(trajectories), steps=STEPS, batch_size=batch), where)
-        found.append(whole / bare)
-    return found
+    bank_set, held = data.split(0.2)
+    bank, ids = Bank.of(bank_set, conditional=True), np.arange(trajectories)
+    source = Source(model, held, bank_set, Probe(samples=trajectories, steps=STEPS))
+
+    def look(made: Trajectories) -> None:
+        for reference in map(REFERENCES.get, ("own", "nearest")):
+            assert isinstance(reference, Reference)
+            reference.assign(made, bank, "auto")
+
+    def whole() -> None:
+        with behind(where.type == "cuda", where) as later:
+            for kind in ("genuine", "model"):
+                for i in range(0, trajectories, batch):
+                    later(partial(look, source.make(kind, ids[i : i + batch], STEPS)))
+
+    def bare() -> None:
+        final_states(model, ids, steps=STEPS, batch_size=batch)
+
+    whole(), bare()
+    return [_wall(whole, where) / _wall(bare, where) for _ in range(3)]
 
 
 def run(where: torch.device, tiny: bool = False) -> list[Ratio]:

@@ -35,17 +35,25 @@ def noise_levels(
     Returns:
         m in [0, LAST], and a misfit that is 1 where the spectrum explains the energy.
     """
-    parts = [_fit(spectrum, states[i : i + TILE], path) for i in range(0, len(states), TILE)]
+    parts = [levels_along(spectrum, states[i : i + TILE] @ spectrum.axes, path) for i in range(0, len(states), TILE)]
     m, misfit = (np.concatenate([part[j] for part in parts]) for j in (0, 1))
     return m, misfit
 
 
-def _fit(spectrum: Spectrum, states: np.ndarray, path: Interpolant) -> tuple[np.ndarray, np.ndarray]:
+def levels_along(
+    spectrum: Spectrum, coordinates: Float[np.ndarray, "n d"], path: Interpolant
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """`noise_levels` of states whose coordinates along the axes are known."""
+    parts = [_fit(spectrum, coordinates[i : i + TILE], path) for i in range(0, len(coordinates), TILE)]
+    m, misfit = (np.concatenate([part[j] for part in parts]) for j in (0, 1))
+    return m, misfit
+
+
+def _fit(spectrum: Spectrum, coordinates: np.ndarray, path: Interpolant) -> tuple[np.ndarray, np.ndarray]:
     """(m, misfit) of each state."""
-    coordinates = states @ spectrum.axes
-    sums = np.stack([coordinates**2, coordinates * spectrum.mean], axis=2)  # energy, cross term with the mean
     edges = spectrum.first_of_group
-    energy, cross = np.add.reduceat(sums, edges, axis=1).transpose(2, 0, 1)
+    energy = np.add.reduceat(np.square(coordinates), edges, axis=1)
+    cross = np.add.reduceat(coordinates * spectrum.mean, edges, axis=1)  # with the mean
     mean2 = np.add.reduceat(spectrum.mean**2, edges)
     grid = torch.linspace(0.0, LAST, GRID, dtype=torch.float64)
     alpha, sigma = path.alpha(grid).numpy(), path.sigma(grid).numpy()
@@ -59,7 +67,7 @@ def _fit(spectrum: Spectrum, states: np.ndarray, path: Interpolant) -> tuple[np.
     )
     best = np.argmin(score, axis=1)
     m = _parabola(grid.numpy(), score, best)
-    pick = np.arange(len(states))
+    pick = np.arange(len(coordinates))
     explained = score[pick, best] - (np.log(variance) @ spectrum.group_size)[best]
     return m, np.sqrt(explained / spectrum.group_size.sum())
 

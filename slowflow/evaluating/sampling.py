@@ -28,6 +28,7 @@ from slowflow.codecs.decoding import Decoder
 from slowflow.config import canonical
 from slowflow.errors import CheckpointError, EnvironmentProblem, InputError
 from slowflow.evaluating import archive
+from slowflow.flow import compiling
 from slowflow.flow.count import network_calls
 from slowflow.flow.course import Correction, recorded_remedy
 from slowflow.flow.generate import final_states, labels_of, quantise, state_dtype
@@ -107,9 +108,9 @@ def averaging(part: str | None) -> str:
 
 
 def precision(model: FlowModel) -> str:
-    """Dtypes of the network and of the states, for records."""
+    """Dtypes of the network and of the states, and whether the network is compiled, for records."""
     network, states = (str(d).removeprefix("torch.") for d in (model.dtype, state_dtype(model.device)))
-    return f"{network} network, {states} states"
+    return f"{network} network{compiling.said(model.net)}, {states} states"
 
 
 @dataclass(frozen=True)

@@ -49,15 +49,6 @@ class ExactMixture:
         if self.width < 0:
             raise InputError(f"width is {self.width}, expected at least 0")
 
-    def _group(self, label: int) -> Tensor:
-        """Centres of one class, float64 [k, d]; made when a state of the class comes, because a thousand classes need not fit."""
-        if label not in self._groups:
-            rows = (self.labels == label).nonzero().flatten()
-            if not len(rows):
-                raise InputError(f"the exact field has no centre of class {label}")
-            self._groups[label] = self.centres[rows].flatten(1).to(torch.float64)
-        return self._groups[label]
-
     @property
     def interpolant(self) -> Interpolant:
         """The path."""
@@ -79,8 +70,21 @@ class ExactMixture:
         for label in cond.unique().tolist():
             rows = cond == label
             times = t if t.ndim == 0 else t[rows]
-            data[rows], noise[rows] = self._posterior_means(state[rows], times, self._group(label))
+            data[rows], noise[rows] = self._posterior_means(state[rows], times, self.of_class(label))
         return data, noise
+
+    def of_class(self, label: int) -> Float[Tensor, "k d"]:
+        """Centres of one class, in float64; made when it is asked for, because a thousand classes need not fit.
+
+        Raises:
+            InputError: it has none.
+        """
+        if label not in self._groups:
+            rows = (self.labels == label).nonzero().flatten()
+            if not len(rows):
+                raise InputError(f"the exact field has no centre of class {label}")
+            self._groups[label] = self.centres[rows].flatten(1).to(torch.float64)
+        return self._groups[label]
 
     def _posterior_means(self, state: Tensor, t: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
         x = state.flatten(1).to(centres.dtype)

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from slowflow.errors import InputError
+from slowflow.flow import compiling
 from slowflow.flow.grids import uniform_grid
 from slowflow.flow.habits import Guiding, Training
 from slowflow.flow.interpolants import Interpolant, expand, interpolant
@@ -169,7 +170,11 @@ class FlowModel:
         """The network's output; without gradients in as many parts as memory asks for."""
         if torch.is_grad_enabled() or not len(state):  # activations stay: a training step is cut by its loop instead
             return self.net(state, label, cond)
-        parts = in_parts(self.net, lambda i, j: self.net(state[i:j], label[i:j], cond[i:j]), len(state))
+
+        def some(i: int, j: int) -> Any:
+            return compiling.kept(self.net, self.net(state[i:j], label[i:j], cond[i:j]))
+
+        parts = in_parts(self.net, some, len(state))
         return parts[0] if len(parts) == 1 else torch.cat([first_output(part, self.shape[0]) for part in parts])
 
     def target(self, noise: Tensor, data: Tensor, t: Float[Tensor, "..."]) -> Tensor:

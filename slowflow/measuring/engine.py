@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from slowflow.data.bank import LARGEST, Bank
 from slowflow.data.images import ImageSet
 from slowflow.errors import DataError, InputError
 from slowflow.families.open import direction_test
+from slowflow.flow import compiling
 from slowflow.flow.course import Correction, field_of, recorded_remedy, solver_of
 from slowflow.flow.model import FlowModel
 from slowflow.flow.table import levels_of
 from slowflow.io import atomic, checkpoint, ranks, space
 from slowflow.io.run import RunFolder
 from slowflow.measuring import screening, search
+from slowflow.measuring.behind import behind
 from slowflow.measuring.measurement import Measurement
 from slowflow.measuring.peers import MEASURES
 from slowflow.measuring.references import REFERENCES, Assigned, Reference, Start, Trajectories
@@ -54,6 +57,7 @@ def measure(
     reopen: dict[str, Any] | None = None,
     remedy: Correction | None = None,
     progress: Progress | None = None,
+    overlap: bool | None = None,
 ) -> Measurement:
     """Measure how slow the model's states run, with nulls; resumes an unfinished folder.
 
@@ -69,6 +73,7 @@ def measure(
         reopen: how model and data were asked for, so that `diagnose` can open them again.
         remedy: what corrects the sampling that is measured; the nulls know nothing of it but its solver.
         progress: called with (samples done, samples in all, note).
+        overlap: search behind the sampling's back; None = where the network is on a GPU. The result is the same.
 
     Raises:
         InputError: data of another shape, unknown reference or sampler, classes missing in the data.
@@ -101,16 +106,20 @@ def measure(
     names = [shard_name(kind, start, steps, int(ids[0])) for kind, start, steps, ids in plan]
     share = here.share(folder.path, names)
     total, done = sum(len(ids) for *_, ids in plan), 0
-    for name, (kind, start, steps, ids) in zip(names, plan, strict=True):
-        file = folder.path / name
-        same = remedy is None and kind in (*FROM_IMAGES, *PERFECT) and not probe.measures
-        if name in share and same and nulls_from is not None:
-            atomic.write_bytes(file, (nulls_from / name).read_bytes())
-        elif name in share:
-            here.check()
-            _write_shard(file, source, source.make(kind, ids, steps, start), start, bank, engine)
-        done += len(ids)
-        progress(done, total, f"{kind} states, {steps} steps")
+    # a peer's measure asks the network itself, which belongs to one thread
+    apart = (model.device.type == "cuda" if overlap is None else overlap) and not probe.measures
+    with behind(apart, model.device) as later:
+        for name, (kind, start, steps, ids) in zip(names, plan, strict=True):
+            file = folder.path / name
+            same = remedy is None and kind in (*FROM_IMAGES, *PERFECT) and not probe.measures
+            if name in share and same and nulls_from is not None:
+                atomic.write_bytes(file, (nulls_from / name).read_bytes())
+            elif name in share:
+                here.check()
+                batch = source.make(kind, ids, steps, start)
+                later(partial(_write_shard, file, source, batch, start, bank, engine))
+            done += len(ids)
+            progress(done, total, f"{kind} states, {steps} steps")
     here.gathered(folder.path, names)
     if here.leads:
         if "level" in probe.names:
@@ -128,7 +137,7 @@ def _finish(
     facts = {
         **found,
         "device": model.device.type,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": str(model.dtype).removeprefix("torch.") + compiling.said(model.net),
         "bank": {"name": bank.name, "n": len(bank), "sha256": bank.fingerprint},
         "heldout": {"name": held.name, "n": len(held), "sha256": held.fingerprint},
         "shape": list(model.shape),

@@ -18,7 +18,9 @@ This is the only module that imports FAISS, and torch is imported first (their C
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -170,11 +172,25 @@ def _faiss_shortlist(
 
 
 def _flat_index(size: int) -> faiss.Index:
-    """An exact index, on the GPU where FAISS has one."""
-    index = faiss.IndexFlatL2(size)
-    if getattr(faiss, "get_num_gpus", int)():
-        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
-    return index
+    """An exact index, on the GPU where FAISS has one and finds room there beside the network."""
+    index, resources = faiss.IndexFlatL2(size), _gpu()
+    if resources is None:
+        return index
+    try:
+        return faiss.index_cpu_to_gpu(resources, 0, index)
+    except RuntimeError:  # no memory is left: the answer is the same on the CPU
+        return index
+
+
+@functools.cache
+def _gpu() -> Any:
+    """FAISS's hold on the first GPU, taken once: it reserves memory. None for a build without GPUs, or where none works."""
+    if not getattr(faiss, "get_num_gpus", int)():
+        return None
+    try:
+        return faiss.StandardGpuResources()
+    except (AttributeError, RuntimeError):  # built without GPUs, or the GPU is full
+        return None
 
 
 @dataclass(frozen=True)

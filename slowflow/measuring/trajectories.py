@@ -15,11 +15,13 @@ from slowflow.errors import InputError
 from slowflow.flow.count import network_calls
 from slowflow.flow.course import Correction, field_of, solver_of
 from slowflow.flow.exact import ExactMixture
+from slowflow.flow.exact_span import trajectory
 from slowflow.flow.generate import fresh_noise, labels_of, noise_of, state_dtype
 from slowflow.flow.grids import refine, uniform_grid
 from slowflow.flow.interpolants import Interpolant
 from slowflow.flow.model import FlowModel, Predictor, conditions
 from slowflow.flow.samplers import Sampler, walk
+from slowflow.flow.samplers.euler import Euler
 from slowflow.flow.samplers.heun import Heun
 from slowflow.flow.samplers.recombine import Recombine
 from slowflow.measuring.references import Start, Trajectories
@@ -188,8 +190,12 @@ class Source:
         cond = torch.from_numpy(labels_of(ids, self.model.classes)).to(way.device)
         begin = noise.to(way.device, state_dtype(way.device))
         fresh = fresh_noise(self.probe.seed, ids, self.model.shape)
-        walked = walk(way.field, way.method, begin, cond, way.grid, fresh, ids)
-        stacked = torch.stack([x for k, x in walked if k and k % way.every == 0], dim=1).cpu().to(torch.float64)
+        if isinstance(way.field, ExactMixture) and isinstance(way.method, Heun | Euler):
+            reached = list(trajectory(way.field, way.method, begin, cond, way.grid, way.every))
+        else:
+            walked = walk(way.field, way.method, begin, cond, way.grid, fresh, ids)
+            reached = [x for k, x in walked if k and k % way.every == 0]
+        stacked = torch.stack(reached, dim=1).cpu().to(torch.float64)
         return self._record(kind, ids, stacked, noise, stacked[:, -1], way.times, datum)
 
     def _record(

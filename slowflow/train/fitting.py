@@ -7,13 +7,16 @@ The gradient of a batch is the sum over its pieces, so a step cut in two differs
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from torch import nn
 
 from slowflow.memory import fitting, halve, ran_out, used
 
+T = TypeVar("T")
 
-def in_pieces(net: nn.Module, backward: Callable[[int], float], micro_batch: int, batch_size: int) -> float:
+
+def in_pieces(net: nn.Module, backward: Callable[[int], T], micro_batch: int, batch_size: int) -> T:
     """The loss of one step, its gradients in the network.
 
     Args:

@@ -18,6 +18,7 @@ from slowflow.flow.model import FlowModel
 from slowflow.io import atomic, checkpoint
 from slowflow.io.run import RunFolder
 from slowflow.remedies import REMEDIES, TrainingRemedy, make, name_of
+from slowflow.train.execution import Execution
 from slowflow.train.keeping import Keep, keeper, require_room
 from slowflow.train.keeping import name as kept_file
 from slowflow.train.logs import check as check_logs
@@ -74,6 +75,7 @@ def post_train(
     parallel: str = "ddp",
     device: torch.device | None = None,
     logs: Sequence[str] = (),
+    execution: Execution | None = None,
 ) -> FlowModel:
     """Post-train a copy of the model into the folder `out`, resuming when it is unfinished.
 
@@ -92,6 +94,7 @@ def post_train(
         parallel: how joined ranks share the network: ddp or fsdp; it enters no configuration, a run may go on with the other.
         device: for fsdp: where the parts go, when the model was opened elsewhere.
         logs: where the numbers of every few steps go too (`train/logs`), in OUT/logs; no part of the configuration.
+        execution: how it is computed; it enters no configuration either.
 
     Returns:
         The post-trained model with its averaged weights.
@@ -141,10 +144,13 @@ def post_train(
             parallel=parallel,
             device=device,
             log=log,
+            execution=execution,
         )
     calls = {"trained": state.step * config.batch_size, "extra": state.step * bound.calls(config.batch_size)}
     files = [*([ARRAYS] if arrays else []), *(kept_file(step) for step in keep.steps(config.steps, config))]
-    finish(folder, trained, state, train_set, provenance, files=files, network_calls=calls)
+    computed = execution.record() if execution else {}
+    more = {"network_calls": calls, **({"execution": computed} if computed else {})}
+    finish(folder, trained, state, train_set, provenance, files=files, **more)
     return with_weights(model, weights, trained.name)
 
 

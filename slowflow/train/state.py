@@ -33,6 +33,7 @@ class TrainState:
         betas, weight_decay: AdamW's.
         ema_ramp: the average forgets faster at first, see `decay`; None = `ema_decay` from the first step.
         team: lays the network and its average out over ranks; None = one process.
+        fused: one kernel for the optimiser's step instead of one an operation; they differ by rounding.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class TrainState:
         weight_decay: float,
         ema_ramp: float | None = None,
         team: Team | None = None,
+        fused: bool = False,
     ) -> None:
         self.net, self.team = net, team or Alone()
         self.ema_decay, self.ema_ramp = ema_decay, ema_ramp
@@ -53,8 +55,14 @@ class TrainState:
         self.team.spread(net, self.ema.module)
         self.parameters = dict(_trained(net))
         self.optimizer = torch.optim.AdamW(
-            list(self.parameters.values()), lr=0.0, betas=betas, weight_decay=weight_decay, foreach=True
+            list(self.parameters.values()),
+            lr=0.0,
+            betas=betas,
+            weight_decay=weight_decay,
+            foreach=not fused,
+            fused=fused,
         )
+        self._fused = fused
         # the average starts at the weights training starts from
         self.ema.update_parameters(net)
         self.step = 0
@@ -172,7 +180,8 @@ class TrainState:
                 self.ema_net.get_buffer(name).copy_(stored[f"buffer/{name}"])
         for name, parameter in self.parameters.items():
             self.optimizer.state[parameter] = {
-                "step": torch.tensor(float(self.step)),
+                # the fused kernel counts where the parameter is
+                "step": torch.tensor(float(self.step), device=parameter.device if self._fused else None),
                 **{moment: _like(parameter, stored[f"{moment}/{name}"]) for moment in MOMENTS},
             }
         self.losses = stored["losses"].tolist()

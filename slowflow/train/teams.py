@@ -55,16 +55,16 @@ class Team(ABC):
         """Around forward and backward pass of a piece; gradients need to be exchanged after the last one only."""
 
     @abstractmethod
-    def mean(self, value: float) -> float:
-        """Mean over ranks."""
+    def mean(self, value: Tensor) -> Tensor:
+        """Mean of a number over ranks, float64."""
 
     @abstractmethod
     def anywhere(self, flag: bool) -> bool:
         """True on every rank when true on one."""
 
-    def clipped(self, parameters: Sequence[nn.Parameter], limit: float) -> float:
-        """Scale gradients down to at most `limit` in norm; the norm before."""
-        return float(nn.utils.clip_grad_norm_(parameters, limit))
+    def clipped(self, parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
+        """Scale gradients down to at most `limit` in norm; the norm before, where it was computed."""
+        return nn.utils.clip_grad_norm_(parameters, limit)
 
     def whole(self, tensor: Tensor) -> Tensor:
         """A tensor with nothing missing; every rank must ask for it."""
@@ -92,7 +92,7 @@ class Alone(Team):
         """Nothing to exchange."""
         return contextlib.nullcontext()
 
-    def mean(self, value: float) -> float:
+    def mean(self, value: Tensor) -> Tensor:
         """The value itself."""
         return value
 
@@ -131,9 +131,10 @@ class Joined(Team):
             pieces.append((slice(low, max(high, low + 1)) if low < last else slice(first, first + 1), high - low))
         return [(piece, world * n / rows) for piece, n in pieces]
 
-    def mean(self, value: float) -> float:
-        """Mean over ranks, in float64."""
-        return float(self._reduced(value, torch.distributed.ReduceOp.SUM)) / self.here.world
+    def mean(self, value: Tensor) -> Tensor:
+        """Mean over ranks, on the CPU."""
+        total = self._reduced(float(value), torch.distributed.ReduceOp.SUM)
+        return torch.tensor(total / self.here.world, dtype=torch.float64)
 
     def anywhere(self, flag: bool) -> bool:
         """True on every rank when true on one."""
@@ -204,10 +205,9 @@ class Shards(Joined):
         """Always."""
         return contextlib.nullcontext()
 
-    def clipped(self, parameters: Sequence[nn.Parameter], limit: float) -> float:
+    def clipped(self, parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
         """The norm is that of the whole gradient."""
-        norm = nn.utils.clip_grad_norm_(parameters, limit)
-        return float(self.whole(norm))
+        return self.whole(nn.utils.clip_grad_norm_(parameters, limit))
 
     def whole(self, tensor: Tensor) -> Tensor:
         """Gathered from all ranks."""

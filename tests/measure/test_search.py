@@ -236,3 +236,44 @@ def test_a_curved_path_is_searched_by_matrices_and_said_so() -> None:
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(InputError, match="unknown search backend 'annoy'"):
         search.backend("annoy", LINE)
+
+
+class FakeFaiss:
+    """FAISS as a GPU build shows itself, on the CPU."""
+
+    def __init__(self, gpus=1, full=False):
+        self.real, self.gpus, self.full, self.moved, self.taken = search.faiss, gpus, full, 0, 0
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def get_num_gpus(self):
+        return self.gpus
+
+    def StandardGpuResources(self):
+        self.taken += 1
+        return self
+
+    def index_cpu_to_gpu(self, resources, device, index):
+        assert (resources, device) == (self, 0)
+        if self.full:
+            raise RuntimeError("Error in StandardGpuResources: out of memory")
+        self.moved += 1
+        return index
+
+
+@pytest.mark.parametrize(("gpus", "full", "moved"), [(1, False, 2), (1, True, 0), (0, False, 0)])
+def test_faiss_searches_on_a_gpu_where_there_is_one_with_room(monkeypatch, gpus, full, moved):
+    pytest.importorskip("faiss")
+    draw = np.random.default_rng(0)
+    state, noise, rows = (draw.normal(size=(n, 12)) for n in (6, 6, 40))
+    plain = search.nearest(state, noise, rows, LINE, "faiss")
+    fake = FakeFaiss(gpus, full)
+    monkeypatch.setattr(search, "faiss", fake)
+    search._gpu.cache_clear()
+    found = [search.nearest(state, noise, rows, LINE, "faiss") for _ in range(2)]
+    search._gpu.cache_clear()
+    assert (fake.moved, fake.taken) == (moved, gpus)  # the GPU is taken once, whatever is searched on it
+    for one in found:
+        np.testing.assert_array_equal(one.index, plain.index)
+        np.testing.assert_array_equal(one.closest.m, plain.closest.m)

@@ -22,6 +22,8 @@ from slowflow import rng
 from slowflow.data.bank import Bank
 from slowflow.data.fields import gaussian_like, mixture_like
 from slowflow.data.images import ImageSet
+from slowflow.flow.exact import ExactMixture
+from slowflow.flow.exact_span import trajectory
 from slowflow.flow.grids import uniform_grid
 from slowflow.flow.model import FlowModel, Predictor, conditions
 from slowflow.flow.samplers import walk
@@ -99,5 +101,7 @@ def solved(
     """
     every = -(-FINE // times)
     grid = uniform_grid(every * times, end=field.t_max)
+    if isinstance(field, ExactMixture):
+        return torch.stack(list(trajectory(field, Heun(last_euler=True), noise, labels, grid, every)), dim=1)
     steps = walk(field, Heun(last_euler=True), noise, labels, grid)
     return torch.stack([state for k, state in steps if k and k % every == 0], dim=1)

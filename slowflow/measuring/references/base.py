@@ -14,6 +14,8 @@ from slowflow.flow.interpolants import Interpolant
 from slowflow.measuring.slack import Clock
 from slowflow.registry import Registry
 
+KEPT = 2**28
+"""Bytes of rotated states that are kept, 256 MB."""
 Start = Literal["noise", "late", "inverted"]
 """Where trajectories begin. noise: at fresh noise, t = 0. late: at a real interpolation, t = 0.05 or the next time of the
 grid. inverted: at the noise that the model's own ODE, run backwards, finds for a real image."""
@@ -46,6 +48,19 @@ class Trajectories:
     seed: int = 0
     kind: str = "model"
     datum: Float[np.ndarray, "sample d"] | None = None
+    _rotated: dict[int, tuple[np.ndarray, np.ndarray]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def along(self, axes: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "sample time d"]:
+        """The states' coordinates along these axes; kept for the next reference that asks, unless they are many."""
+        if id(axes) not in self._rotated:
+            n, times, d = self.states.shape
+            found = (self.states.reshape(n * times, d) @ axes).reshape(n, times, d)
+            if found.nbytes > KEPT:
+                return found
+            self._rotated[id(axes)] = (axes, found)  # the axes too: an id may be given out again
+        return self._rotated[id(axes)][1]
 
     def head(self, count: int) -> Trajectories:
         """The first `count` samples."""

@@ -51,12 +51,12 @@ class Clocks:
         Raises:
             DataError: the data have the same variance along every axis.
         """
-        axes, within = bank.spectrum.axes, bank.within
+        along, within = batch.along(bank.spectrum.axes), bank.within
         means = np.stack([within.means[int(label)] for label in batch.labels])
         squares = np.empty((2, *batch.states.shape[:2]))
         for k, t in enumerate(torch.from_numpy(batch.grid)):
             alpha, sigma = float(batch.path.alpha(t)), float(batch.path.sigma(t))
-            rest, weights = batch.states[:, k] @ axes - alpha * means, readout(within.variance, alpha, sigma)
+            rest, weights = along[:, k] - alpha * means, readout(within.variance, alpha, sigma)
             weight = 1.0 / (alpha**2 * within.variance + sigma**2 + EASED * within.variance.mean())
             lagging = np.prod(
                 [_behind(rest[:, half::2], means[:, half::2], weight[half::2]) for half in (0, 1)], axis=0

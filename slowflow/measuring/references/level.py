@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from slowflow.data.bank import Bank
-from slowflow.data.level import LAST, noise_levels
+from slowflow.data.level import LAST, levels_along
 from slowflow.measuring.references.base import REFERENCES, Assigned, Start, Trajectories
 
 
@@ -31,7 +31,8 @@ class Level:
     def assign(self, batch: Trajectories, bank: Bank, backend: str) -> Assigned:
         """m of every state; `residual` is the misfit, 1 where the spectrum explains the energy."""
         n, times, d = batch.states.shape
-        found = noise_levels(bank.spectrum, batch.states.reshape(n * times, d), batch.path)
+        along = batch.along(bank.spectrum.axes).reshape(n * times, d)
+        found = levels_along(bank.spectrum, along, batch.path)
         m, misfit = (part.reshape(n, times) for part in found)
         return Assigned(m=m, residual=misfit, boundary=(m <= 0.0) | (m >= LAST), index=np.full((n, times), -1))
 
