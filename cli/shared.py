@@ -1,34 +1,25 @@
-"""What every verb shares: options, output, progress, and errors as exit codes.
+"""What every verb shares: its options, and how what they name is opened.
 
 Nothing heavy is imported here: `slowflow --help` must answer at once.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import json
 import math
 import os
-import shlex
 import sys
-import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from slowflow_cli.failing import complain
+from slowflow_cli.failing import verb as verb
+from slowflow_cli.telling import Output as Output
 
-from slowflow import memory
 from slowflow.errors import InputError, SlowFlowError
-from slowflow.io import holder, ranks, stopping
 
 TAKEN_WHOLE = "weights taken from 'flat'"
 """That a file with one set of weights was taken whole is no news to people."""
-LOG_EVERY = 10.0
-"""Seconds between progress lines when stderr is not a terminal."""
 
 
 def _config_callback(context: typer.Context, value: Path | None) -> Path | None:
@@ -40,13 +31,13 @@ def _config_callback(context: typer.Context, value: Path | None) -> Path | None:
     try:
         content = read_toml(value)
     except SlowFlowError as error:
-        _complain(str(error), {})
+        complain(str(error), {})
         raise typer.Exit(error.exit_code) from error
     known = {str(parameter.name) for parameter in context.command.params}
     settings = {key.replace("-", "_"): item for key, item in content.items()}
     for key in settings:
         if key not in known:
-            _complain(f"unknown setting '{key}' in {value}", {})
+            complain(f"unknown setting '{key}' in {value}", {})
             raise typer.Exit(3)
     context.default_map = {**(context.default_map or {}), **settings}
     return value
@@ -61,7 +52,7 @@ def _protocol_callback(context: typer.Context, value: str | None) -> str | None:
     try:
         settings = protocol(value).settings()
     except SlowFlowError as error:
-        _complain(str(error), {})
+        complain(str(error), {})
         raise typer.Exit(error.exit_code) from error
     several = next(parameter for parameter in context.command.params if parameter.name == "steps").multiple
     settings["steps"] = [settings["steps"]] if several else settings["steps"]
@@ -125,145 +116,6 @@ Log = Annotated[
     ),
 ]
 Heldout = Annotated[float, typer.Option(help="Share of each class held out for nulls and evaluation.")]
-
-
-class Output:
-    """People's text and the machine's answer, kept apart."""
-
-    def __init__(self, as_json: bool, quiet: bool) -> None:
-        self.as_json, self.quiet = as_json, quiet
-        self._stage, self._since, self._last, self._done0 = "", 0.0, 0.0, 0
-        self._width = 0
-
-    def say(self, text: str) -> None:
-        """A line for people: stdout, or stderr when stdout belongs to JSON."""
-        print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
-
-    def answer(self, value: Any) -> None:
-        """The machine's answer, only with --json."""
-        if self.as_json:
-            from slowflow.config import canonical
-
-            print(json.dumps(_finite(canonical(value)), indent=2, ensure_ascii=False), flush=True)
-
-    def stage(self, stage: str, done: int, total: int, note: str) -> None:
-        """Progress with rate and remaining time: a bar on a terminal, a plain line now and then elsewhere."""
-        if self.quiet:
-            return
-        now = time.monotonic()
-        if stage != self._stage:
-            self._end()
-            self._stage, self._since, self._last, self._done0 = stage, now, now, done
-        terminal = sys.stderr.isatty()
-        if done < total and now - self._last < (0.1 if terminal else LOG_EVERY):
-            return
-        self._last = now
-        rate = (done - self._done0) / max(now - self._since, 1e-9)
-        left = f"{_clock((total - done) / rate)} left" if rate > 0 and done < total else _clock(now - self._since)
-        left = f"{_rate(rate)}, {left}" if rate > 0 else left
-        if terminal:
-            filled = round(24 * done / max(total, 1))
-            line = f"  {stage}  {'█' * filled}{'░' * (24 - filled)} {done}/{total}  {left}  {note}"
-            columns = os.get_terminal_size(sys.stderr.fileno()).columns
-            print("\r" + line[: columns - 1].ljust(min(self._width, columns - 1)), end="", file=sys.stderr, flush=True)
-            self._width = len(line)
-        else:
-            print(f"  {stage}: {done}/{total}, {left}, {note}", file=sys.stderr, flush=True)
-        if done >= total:
-            self._end()
-
-    def progress(self, stage: str) -> Callable[[int, int, str], None]:
-        """A progress callback for one stage."""
-        return lambda done, total, note: self.stage(stage, done, total, note)
-
-    def _end(self) -> None:
-        if self._stage and sys.stderr.isatty() and self._width:
-            print(file=sys.stderr)
-        self._stage, self._width = "", 0
-
-
-def _rate(rate: float) -> str:
-    """`12.5/s`, or the time of one where one takes more than a second."""
-    return f"{rate:.3g}/s" if rate >= 1.0 else f"{1.0 / rate:.3g} s each"
-
-
-def _clock(seconds: float) -> str:
-    seconds = max(round(seconds), 0)
-    return (
-        f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-        if seconds >= 3600
-        else f"{seconds // 60}:{seconds % 60:02d}"
-    )
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinities as null, which JSON can hold."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def verb(function: Callable[..., int | None]) -> Callable[..., None]:
-    """Errors as sentences and exit codes; never a traceback without --debug."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **options: Any) -> None:
-        holder.command = shlex.join(["slowflow", *sys.argv[1:]])
-        try:
-            told = ranks.launched(os.environ)
-            if isinstance(options.get("out"), Path) and (told is None or told.rank == 0):  # who has it for all ranks
-                holder.refuse_taken(options["out"])
-            with stopping.listening(), _notes():
-                code = function(*args, **options) or 0
-        except KeyboardInterrupt:
-            _complain(f"stopped; everything finished is saved. To go on: {holder.command}", options)
-            code = 130
-        except SlowFlowError as error:
-            _complain(str(error), options)
-            code = error.exit_code
-        except BrokenPipeError:
-            # whoever read our output has seen enough; nothing may be written to it any more
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 0
-        except OSError as error:
-            where = f" {error.filename}" if error.filename else ""
-            _complain(f"cannot read or write{where}: {error.strerror or error}", options)
-            code = 4
-        except Exception as error:
-            if memory.ran_out(error):
-                _complain("out of memory; a smaller --batch-size needs less", options)
-                code = 4
-            else:
-                _complain(f"internal error ({type(error).__name__}: {error}); --debug shows where", options)
-                code = 1
-        raise typer.Exit(code)
-
-    return wrapped
-
-
-def _complain(text: str, options: dict[str, Any]) -> None:
-    if options.get("debug") and sys.exc_info()[0] is not KeyboardInterrupt:
-        traceback.print_exc()
-    print(f"slowflow: {text}", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _notes() -> Iterator[None]:
-    """SlowFlow's own warnings as one line on stderr, each once."""
-    before = warnings.showwarning
-
-    def show(message: Any, category: type[Warning], *rest: Any) -> None:
-        if issubclass(category, memory.SmallerBatch):
-            print(f"note: {message}", file=sys.stderr, flush=True)
-        else:
-            before(message, category, *rest)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", memory.SmallerBatch)
-        warnings.showwarning = show
-        yield
 
 
 def setup(threads: int, device: str = "auto", dtype: str = "float32") -> tuple[Any, Any]:

@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 import pytest
-from slowflow_cli import shared
+from slowflow_cli import shared, telling
 from slowflow_cli.examples import EXAMPLES
 from slowflow_cli.main import GROUPS, app
 from typer.testing import CliRunner
@@ -89,7 +89,7 @@ def test_a_picture_that_is_asked_for_as_samples_is_understood(tmp_path: Any) -> 
 
 def test_progress_says_rate_and_remaining_time(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     now = [100.0]
-    monkeypatch.setattr(shared.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(telling.time, "monotonic", lambda: now[0])
     output = shared.Output(as_json=True, quiet=False)
     for seconds, done in ((0.0, 0), (11.0, 22), (5.0, 24), (18.0, 68), (40.0, 100)):
         now[0] += seconds
