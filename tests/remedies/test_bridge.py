@@ -133,3 +133,26 @@ def test_the_loss_wrapper_loads_nothing_of_models_and_measures():
     heavy = ("families", "measuring", "evaluating", "train", "data", "figures", "flow.model", "flow.samplers", "codecs")
     assert [name for name in loaded if name.removeprefix("slowflow.").startswith(heavy)] == []
     assert HEAVY.isdisjoint(loaded)
+
+
+def test_the_loss_wrapper_needs_torch_and_its_annotations_only():
+    """Every other package is hidden before SlowFlow is imported; jaxtyping holds the shapes of the signatures."""
+    code = (
+        "import sys, torch\n"
+        "known = {name.partition('.')[0] for name in sys.modules} | {'slowflow', 'jaxtyping', *sys.stdlib_module_names}\n"
+        "class Hide:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] not in known:\n"
+        "            raise ModuleNotFoundError(f'hidden: {name}', name=name)\n"
+        "sys.meta_path.insert(0, Hide())\n"
+        "import slowflow\n"
+        "noise, data = torch.randn(8, 1, 4, 4), torch.randn(8, 1, 4, 4)\n"
+        "state, t, target = slowflow.MixFlow(gamma=0.4).pair(noise, data, torch.Generator().manual_seed(0))\n"
+        "assert torch.equal(target, data - noise)\n"
+        "try:\n"
+        "    import pandas\n"
+        "except ModuleNotFoundError:\n"
+        "    print('alone')"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out == "alone\n"
