@@ -43,9 +43,9 @@ def paper(studies: Sequence[StudyResult]) -> Part:
         )  # fmt: skip
     said = [
         "A row counts as decided where its 95 % interval excludes zero; rows are many, so one in twenty errs by chance. "
-        "Confirmed: every decided row is as the paper says; contradicted: every one is contrary; mixed: both occur; undecided: fewer than "
-        "two rows or a quarter of them are decided. These are small models on small data under this protocol, and a base that "
-        "is not converged gains from any further training; the paper's are large and converged.",
+        "Confirmed: every decided row is as the paper says; contradicted: every one is contrary; mixed: both occur; "
+        "undecided: fewer than two rows or a quarter of them are decided. These are small models on small data under this "
+        "protocol, and a base that is not converged gains from any further training; the paper's are large and converged.",
     ]
     heads = ["study", "finding", "difference", "length", "steps", "value [95 % interval]", "seeds", "row"]
     verdicts = Table(

@@ -51,12 +51,10 @@ def progress(studies: Sequence[StudyResult]) -> Part:
              str(samples), str(seeds), f"{len(done)} of {max(len(plan), len(done))}"]
         )  # fmt: skip
         if gone:
-            left = (
-                pd.Series([seed for _, seed in gone], index=[arm for arm, _ in gone])
-                .groupby(level=0, sort=False)
-                .apply(list)
-            )
-            listed = "; ".join(f"{arm} (seed {', '.join(map(str, missed))})" for arm, missed in left.items())
+            left: dict[str, list[str]] = {}
+            for arm, seed in gone:
+                left.setdefault(arm, []).append(str(seed))
+            listed = "; ".join(f"{arm} (seed {', '.join(missed)})" for arm, missed in left.items())
             said.append(f"{name(study)} is not finished: {len(gone)} cells are missing: {listed}.")
         said += [
             f"{name(study)}: {row['arm']}, seed {row['seed']}, failed at step {row['step']}: {row['message']}."

@@ -133,3 +133,29 @@ def test_the_loss_wrapper_loads_nothing_of_models_and_measures():
     heavy = ("families", "measuring", "evaluating", "train", "data", "figures", "flow.model", "flow.samplers", "codecs")
     assert [name for name in loaded if name.removeprefix("slowflow.").startswith(heavy)] == []
     assert HEAVY.isdisjoint(loaded)
+
+
+def test_the_loss_wrapper_needs_torch_and_its_annotations_only():
+    """Every other package is hidden before SlowFlow is imported; jaxtyping holds the shapes of the signatures."""
+    code = (
+        "import sys, torch\n"
+        "known = {name.partition('.')[0] for name in sys.modules} | {'slowflow', 'jaxtyping', *sys.stdlib_module_names}\n"
+        "class Hidden:\n"
+        "    def __init__(self, finder):\n"
+        "        self.finder = finder\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        return self.finder.find_spec(name, path, target) if name.partition('.')[0] in known else None\n"
+        "    def __getattr__(self, name):\n"
+        "        return getattr(self.finder, name)\n"
+        "sys.meta_path[:] = [Hidden(one) for one in sys.meta_path]\n"
+        "import slowflow\n"
+        "noise, data = torch.randn(8, 1, 4, 4), torch.randn(8, 1, 4, 4)\n"
+        "state, t, target = slowflow.MixFlow(gamma=0.4).pair(noise, data, torch.Generator().manual_seed(0))\n"
+        "assert torch.equal(target, data - noise)\n"
+        "try:\n"
+        "    import pandas\n"
+        "except ModuleNotFoundError:\n"
+        "    print('alone')"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out == "alone\n"
