@@ -23,11 +23,11 @@ from slowflow.reporting.published import table
 from slowflow.reporting.reading import passages
 from slowflow.results import Arm, RunResult
 
-LAG = ("fan", "excess", "clocks", "causes", "gamma-fit", "nulls")
-GAMMA = ("gamma",)
-TRAINED = ("quality", "samples", "before-after")
+CARRY, MOST = ("fan", "excess", "quality", "gamma", "samples"), 3
+"""What may carry the verdict: the first three there are data for stand right below it."""
+ORDER = ("fan", "excess", "clocks", "causes", "gamma-fit", "nulls", "gamma", "quality", "samples", "before-after")
 DEPTH = ("trajectories", "slack", "training", "peers")
-"""Figures by the part of the page they stand in, each in reading order."""
+"""All figures in reading order."""
 RASTER = ("samples", "trajectories")
 FAMILIES = {
     "raw": "raw fan, no null taken off",
@@ -52,7 +52,7 @@ class Picture:
 def pictures(result: RunResult) -> list[Picture]:
     """Every figure the result has data for, in reading order."""
     found = []
-    for name in (*LAG, *GAMMA, *TRAINED, *DEPTH):
+    for name in (*ORDER, *DEPTH):
         try:
             found.append(picture_of(name, result))
         except InputError:
@@ -223,6 +223,7 @@ def render(result: RunResult, published: str | None = None) -> str:
     measured = result.measured if result.measurements else None
     evaluated = next(iter(result.evaluations.values()), None)
     shown = subject(result)
+    carrying = [name for name in CARRY if name in drawn][:MOST]
     return template.render(
         css=(folder / "page.css").read_text(encoding="utf-8"),
         version=metadata.version("slowflow"),
@@ -231,10 +232,8 @@ def render(result: RunResult, published: str | None = None) -> str:
         findings=text.findings(result),
         advice=text.advice(result),
         passages=passages(result),
-        lag_pictures=[drawn[name] for name in LAG if name in drawn],
-        gamma_pictures=[drawn[name] for name in GAMMA if name in drawn],
-        trained_pictures=[drawn[name] for name in TRAINED if name in drawn],
-        depth_pictures=[drawn[name] for name in DEPTH if name in drawn],
+        carrying=[drawn[name] for name in carrying],
+        further=[drawn[name] for name in (*ORDER, *DEPTH) if name in drawn and name not in carrying],
         arms=[arm for arm in result.arms if arm.name in result.evaluations],
         quality=quality_rows(result),
         published=table(result, published),

@@ -174,7 +174,7 @@ def cause_finding(result: RunResult) -> Finding | None:
     ):
         return None
     division, steps = found.main, found.counts[0]
-    whole = f"{found.reading} at {steps} steps, lag {signed(division.lag, 3)} in units of gamma"
+    whole = f"{found.reading[0].upper()}{found.reading[1:]} at {steps} steps, lag {signed(division.lag, 3)} in units of gamma"
     if found.cause == "none":
         return Finding("The diagnosis finds no lag clear of zero to divide among causes.", f"{whole}.")
     parts = "; ".join(f"{PART[part]} {signed(one, 3)}" for part, one in division.parts.items())

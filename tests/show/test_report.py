@@ -113,17 +113,18 @@ def test_the_drawings_load_nothing_from_outside(page: str) -> None:
 
 def test_every_picture_has_words(page: str, result: RunResult) -> None:
     assert_pictures_are_described(page)
-    on_pages = {*rendering.LAG, *rendering.GAMMA, *rendering.TRAINED, *rendering.DEPTH}
+    on_pages = {*rendering.ORDER, *rendering.DEPTH}
+    assert on_pages >= {*rendering.CARRY}
     assert set(FIGURES.names()) == on_pages | {name for name in FIGURES.names() if name.startswith("study-")}
     assert page.count("<img") == len(on_pages) - 1  # every figure of a run but that of the peers has data here
 
 
 def test_the_page_reads_from_the_verdict_to_the_depth(page: str) -> None:
-    """The verdict, what is real, the lag from the fan to its zero, gamma, post-training, depth."""
+    """The verdict, three figures that carry it, tables, what to do next; then what is real, further figures, depth."""
     places = [attributes["id"] for tag, attributes in Page(page).tags if tag == "section"]
-    lag = ["real", "fan", "excess", "clocks", "causes", "gamma-fit", "nulls", "gamma", "next"]
-    depth = ["trajectories", "slack", "training", "depth"]
-    assert places == [*lag, "quality", "samples", "before-after", "comparison", "quality-table", *depth]
+    first = ["fan", "excess", "quality", "comparison", "quality-table", "next", "real"]
+    further = ["clocks", "causes", "gamma-fit", "nulls", "gamma", "samples", "before-after"]
+    assert places == [*first, *further, "trajectories", "slack", "training", "depth"]
     words = Page(page).text
     assert words.index("Generated states") < words.index("What is real, what is artefact")
 
@@ -423,7 +424,8 @@ def test_a_measurement_alone_makes_a_page(measured_only: RunResult) -> None:
     assert_pictures_are_described(content)
     assert text.lag_finding(measured_only).sentence in Page(content).text
     assert text.advice(measured_only) in Page(content).text
-    assert "All numbers" not in content
+    assert "Every estimate of gamma" in content
+    assert "quality-table" not in content
 
 
 def test_an_evaluation_alone_makes_a_page(evaluated_only: RunResult) -> None:
