@@ -48,8 +48,6 @@ class ExactMixture:
     def __post_init__(self) -> None:
         if self.width < 0:
             raise InputError(f"width is {self.width}, expected at least 0")
-        for label in self.labels.unique().tolist():
-            self._groups[label] = self.centres[self.labels == label].flatten(1).to(torch.float64)
 
     @property
     def interpolant(self) -> Interpolant:
@@ -76,13 +74,16 @@ class ExactMixture:
         return data, noise
 
     def of_class(self, label: int) -> Float[Tensor, "k d"]:
-        """Centres of one class.
+        """Centres of one class, float64; made when a state of the class comes, because a thousand classes need not fit.
 
         Raises:
             InputError: it has none.
         """
         if label not in self._groups:
-            raise InputError(f"the exact field has no centre of class {label}")
+            rows = (self.labels == label).nonzero().flatten()
+            if not len(rows):
+                raise InputError(f"the exact field has no centre of class {label}")
+            self._groups[label] = self.centres[rows].flatten(1).to(torch.float64)
         return self._groups[label]
 
     def _posterior_means(self, state: Tensor, t: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:

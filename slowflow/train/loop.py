@@ -207,8 +207,8 @@ class _Step:
         self.trained = state.team.training(model)
         model.net.train()
 
-    def __call__(self) -> None:
-        """Make it; the host waits for the device once, when everything has been asked of it."""
+    def __call__(self) -> float:
+        """Make it and return the gradient's norm; the host waits for the device once, when everything has been asked of it."""
         config, state, ours = self.asked[3], self.state, self.state.team
         for group in state.optimizer.param_groups:
             group["lr"] = config.learning_rate(state.step)
@@ -225,6 +225,7 @@ class _Step:
         state.ema.update_parameters(state.net)
         state.step += 1
         state.losses.append(seen[0])
+        return float(seen[1])
 
 
 class _InParts(nn.Module):
