@@ -9,6 +9,7 @@ a CPU with 64, after which activations only leave its caches.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 
@@ -22,6 +23,8 @@ SHARE = {"cpu": 0.5, "cuda": 0.75}
 """Of the whole memory, not of what is free now: ranks on equal devices must choose alike. Where others hold too much of
 it, a batch that does not fit is halved (memory.py)."""
 PROBED = (4, 8)
+MORE = 4096
+"""Values that no network keeps for each value of a state; SiT-XL/2 has 946 at its worst."""
 
 
 def automatic(model: FlowModel, guidance: float = 1.0) -> int:
@@ -38,7 +41,15 @@ def automatic(model: FlowModel, guidance: float = 1.0) -> int:
         rows = 2 * rows if twice else rows
         return run(model, rows) if where == "cuda" else cost.peak(model, rows)
 
-    return largest(taken, int(SHARE[where] * room(device)), LIMIT[where])
+    available = int(SHARE[where] * room(device))
+    if where == "cpu" and _surely(model) * LIMIT[where] <= available:
+        return LIMIT[where]
+    return largest(taken, available, LIMIT[where])
+
+
+def _surely(model: FlowModel) -> int:
+    """More bytes than a sample takes: counting takes a second or two, which small states can be spared."""
+    return MORE * 4 * math.prod(model.shape)
 
 
 def largest(taken: Callable[[int], int | None], available: int, limit: int) -> int:

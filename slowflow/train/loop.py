@@ -229,7 +229,7 @@ class _Step:
         state.ema.update_parameters(state.net)
         state.step += 1
         state.losses.append(seen[0])
-        return seen[1]
+        return float(seen[1])
 
 
 def _tell(log: Numbers | None, state: TrainState, config: TrainConfig, norm: float) -> None:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from slowflow.errors import InputError
 from slowflow.flow import compiling
+from slowflow.io.run import read_manifest
 
 runner = CliRunner()
 SAMPLE = ["sample", "digits-sit", "--n", "3", "--steps", "1", "--device", "cpu", "--quiet"]
@@ -45,3 +46,14 @@ def test_an_unfinished_run_keeps_its_batch(tmp_path, tiny_model):
     assert shared.network_batch("7", model, 1.0, tmp_path, "probe", "shard") == 7
     with pytest.raises(InputError, match="expected auto or a number"):
         shared.network_batch("many", model)
+
+
+def test_a_training_says_how_it_was_computed(tmp_path):
+    train = ["posttrain", "digits-sit", "--data", "digits", "--remedy", "plain", "--steps", "1", "--batch-size", "2"]
+    train += ["--device", "cpu", "--quiet", "--out", str(tmp_path / "run")]
+    refused = runner.invoke(app, [*train, "--compile", "graphs"])
+    assert refused.exit_code == 3
+    assert "graphs are for sampling" in refused.stderr
+    done = runner.invoke(app, [*train, "--gradient-checkpointing"])
+    assert done.exit_code == 0, done.stderr
+    assert read_manifest(tmp_path / "run", "posttrain")["result"]["execution"] == {"recompute": True}

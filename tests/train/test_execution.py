@@ -1,5 +1,6 @@
 """How a run is computed changes nothing that is learned: the same bits where they are promised, rounding elsewhere."""
 
+import contextlib
 import threading
 import time
 import warnings
@@ -16,6 +17,7 @@ from slowflow.flow import compiling
 from slowflow.io.run import read_manifest
 from slowflow.remedies.mixflow import MixFlow
 from slowflow.train import execution as how
+from slowflow.train import teams
 from slowflow.train.execution import DEPTH, Ahead, Execution
 from slowflow.train.loop import TrainConfig, drawn, train
 from slowflow.train.post import post_train
@@ -206,3 +208,24 @@ def test_a_step_draws_the_same_whoever_draws_it():
     a, b = drawn(model, data, SETTINGS, 2), drawn(model, data, SETTINGS, 2)
     assert all(torch.equal(x, y) for x, y in zip(a[:3], b[:3], strict=True))
     assert not torch.equal(a.noise, drawn(model, data, SETTINGS, 3).noise)
+
+
+def test_a_step_asks_the_device_once_when_everything_is_queued(tmp_path, monkeypatch):
+    """On the meta device no value can be read: all of the step but its last question works there."""
+    reached = []
+    honest = teams.Alone.clipped
+
+    def clipped(self, parameters, limit):
+        reached.append(honest(self, parameters, limit))
+        return reached[-1]
+
+    monkeypatch.setattr(teams.Alone, "clipped", clipped)
+    monkeypatch.setattr(
+        torch, "autocast", lambda *given, **named: contextlib.nullcontext()
+    )  # which knows no meta device
+    model = tiny()
+    model.net.to("meta")
+    config = TrainConfig(**{**vars(SETTINGS), "micro_batch": 2})
+    with pytest.raises(NotImplementedError, match="meta"):
+        train(model, images(), MixFlow(gamma=0.3), config, tmp_path / "state")
+    assert [norm.device.type for norm in reached] == ["meta"]
