@@ -205,10 +205,10 @@ def test_a_heartbeat_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch):
 def signalled(monkeypatch):
     """signalled(number, at): the process sends itself a signal while it works on step `at`."""
 
-    if (
-        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # a shell starts jobs in the background so, and pytest inherits it
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # a shell starts jobs in the background with the first ignored, nohup with the second, and pytest inherits it
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
     def arrange(number: int, at: int) -> None:
         honest = loop.step_batch
