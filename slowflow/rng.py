@@ -62,3 +62,8 @@ def normal(seed: int, purpose: str, ids: Iterable[int], shape: Sequence[int]) ->
 def permutation(seed: int, purpose: str, n: int, *index: int) -> np.ndarray:
     """A random order of 0..n-1, int64."""
     return generator(seed, purpose, *index).permutation(n)
+
+
+def fingerprint() -> str:
+    """Sixteen hex digits that change when this library or NumPy draws other noise under the same key; of float32, beyond libm."""
+    return hashlib.sha256(normal(0, "noise", [0, 1], (8,)).astype(np.float32).tobytes()).hexdigest()[:16]

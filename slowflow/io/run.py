@@ -19,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from slowflow import rng
 from slowflow.config import canonical, differences, digest
 from slowflow.errors import ConfigMismatchError, EnvironmentProblem, InputError
 from slowflow.io import atomic, holder, ranks
@@ -40,8 +41,9 @@ def file_sha256(path: str | Path) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Versions a number may depend on; machine names and paths are left out on purpose."""
+    """Versions a number may depend on, and what noise they draw; machine names and paths are left out on purpose."""
     found = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
+    found["noise"] = rng.fingerprint()
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)

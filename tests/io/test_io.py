@@ -540,3 +540,13 @@ def test_a_header_whose_length_looks_like_another_format_is_still_safetensors(tm
     else:
         pytest.fail("no padding gives this length")
     assert checkpoint.load(tmp_path / "a.safetensors").metadata["note"].startswith("n")
+
+
+def test_a_manifest_holds_the_fingerprint_of_its_noise(tmp_path, monkeypatch):
+    RunFolder(tmp_path / "a", "kind", {}).finish([], {})
+    noise = read_manifest(tmp_path / "a")["environment"]["noise"]
+    # the golden value: a NumPy or a key that draws otherwise makes samples that are not those of earlier runs
+    assert noise == rng.fingerprint() == "a930ce7fe6fc3198"
+    honest = rng.generator
+    monkeypatch.setattr(rng, "generator", lambda seed, purpose, *index: honest(seed + 1, purpose, *index))
+    assert rng.fingerprint() != noise
