@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -80,13 +81,12 @@ def table(name: str, *batches: Trajectories) -> pd.DataFrame:
 
 def pieces(whole: Trajectories, size: int) -> list[Trajectories]:
     """The same trajectories in batches."""
-    arrays = ("states", "noise", "endpoint", "labels", "ids", "datum")
+    names = ("states", "noise", "endpoint", "labels", "ids", "datum")
+    arrays = {name: getattr(whole, name) for name in names if getattr(whole, name) is not None}
     return [
-        Trajectories(**{
-            k: v[i : i + size] if k in arrays and v is not None else v for k, v in vars(whole).items()
-        })
+        replace(whole, **{name: values[i : i + size] for name, values in arrays.items()})
         for i in range(0, len(whole.states), size)
-    ]  # fmt: skip
+    ]
 
 
 def covers(found: pd.DataFrame, column: str, truth: np.ndarray | float) -> np.ndarray:
