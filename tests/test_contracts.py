@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,9 @@ def test_bundled_weights_have_their_recorded_hash_and_size():
     for card in cards():
         assert card.weights().stat().st_size <= 8_000_000, card.name
         assert (card.folder / "recipe.toml").exists() or "descendant_of" in card.content, card.name
+
+
+def test_every_package_is_installed():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    folders = {p.parent.relative_to(ROOT) for p in SOURCES if p.parent.relative_to(ROOT).parts[0] == "slowflow"}
+    assert sorted(listed) == sorted([*(".".join(folder.parts) for folder in folders), "slowflow_cli"])
