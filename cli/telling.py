@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +26,13 @@ class Output:
         self._width = 0
 
     def say(self, text: str) -> None:
-        """A line for people: stdout, or stderr when stdout belongs to JSON."""
+        """Lines for people, broken between words where a terminal is narrower; see `paste` for what must stay whole."""
+        stream = sys.stderr if self.as_json else sys.stdout
+        columns = shutil.get_terminal_size().columns if stream.isatty() else 0
+        self.paste("\n".join(folded(line, columns) for line in text.split("\n")))
+
+    def paste(self, text: str) -> None:
+        """Text as it is, such as code: stdout, or stderr when stdout belongs to JSON."""
         print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
 
     def answer(self, value: Any) -> None:
@@ -67,6 +76,27 @@ class Output:
         if self._stage and sys.stderr.isatty() and self._width:
             print(file=sys.stderr)
         self._stage, self._width = "", 0
+
+
+def folded(line: str, columns: int) -> str:
+    """A line broken between words for so many columns; it goes on under the text that follows its name, if it has one.
+
+    Args:
+        line: without line ends.
+        columns: of the terminal; 0 leaves the line as it is, for a file or a pipe.
+    """
+    if not columns or len(line) < columns:
+        return line
+    name = re.match(r"\s*\S.*?\s{2,}(?=\S)", line)
+    indent = name.end() if name and name.end() <= columns // 2 else len(line) - len(line.lstrip()) + 2
+    return textwrap.fill(
+        line,
+        columns - 1,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+    )
 
 
 def _rate(rate: float) -> str:
