@@ -166,21 +166,26 @@ def say_fit(output: s.Output, fit: Any) -> None:
     from slowflow.measuring.named import grouped, headings, taken
 
     output.say(f"verdict: {fit.verdict}: {fit.reason}")
-    output.say(f"gamma {fit.gamma:.3f} (method: {fit.method}; {fit.time})")
+    output.say(f"\ngamma {fit.gamma:.3f} (method: {fit.method}; {fit.time})")
     if fit.chosen:
         output.say(f"  {fit.chosen}")
     if fit.outlook:
         output.say(f"  {fit.outlook}")
     titles = headings(fit)
     for family, rows in grouped(fit.estimates).items():
-        output.say(f"  {titles[family]}")
+        output.say(f"\n  {titles[family]}")
         for name, meaning, estimate in rows:
-            output.say(f"    {meaning:<42}{estimate}{'  <- this one' if name == taken(fit) else ''}")
+            output.say(f"    {meaning:<42}{_aligned(estimate)}{'  <- taken' if name == taken(fit) else ''}")
     if fit.log_snr_gap is not None:
-        output.say(f"  {'the excess as a gap in log SNR':<44}{fit.log_snr_gap}")
-    output.say(f"shape: {fit.shape}: {fit.shape_reason}")
+        output.say(f"\n  {'the excess as a gap in log SNR':<44}{_aligned(fit.log_snr_gap)}")
+    output.say(f"\nshape: {fit.shape}: {fit.shape_reason}")
     for text in fit.warnings:
         output.say(f"  warning: {text}")
+
+
+def _aligned(found: Any) -> str:
+    """A number and its interval, under those of other lines."""
+    return f"{found.value:6.3f} [{found.low:6.3f}, {found.high:6.3f}]"
 
 
 @dataclass(frozen=True)

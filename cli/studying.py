@@ -88,7 +88,7 @@ def compare(
     for (other, metric), group in shown.groupby(["against", "metric"], sort=False):
         _say_differences(output, found.labels.get(metric, metric), other, metric, group)
     output.say(
-        "\nbetter, worse, slower, faster: the 95 % interval excludes zero; expect one in twenty to do so by chance"
+        "\nbetter, worse, slower, faster: 95 % interval clear of zero; one in 20 by chance"
     )
     for name, one in found.evaluations.items():
         say_published(output, name, one, published)
@@ -99,10 +99,10 @@ def compare(
 def _say_differences(output: s.Output, name: str, other: str, metric: str, table: Any) -> None:
     """One metric of one or several arms, minus that of another: a block for all step counts, or one each for many arms."""
     alone = table["arm"].nunique() == 1
-    unit = ", in units of gamma" if metric.startswith("lag") else ""
+    name = name.replace("lag (", "lag in units of gamma (")
     for steps, rows in [(None, table)] if alone else table.groupby(_steps(table), sort=False):
         where = f" at {steps} steps" if steps is not None else f" of {table['arm'].iloc[0]}"
-        output.say(f"\n{name}{where}, minus that of {other}{unit}")
+        output.say(f"\n{name}{where}, minus that of {other}")
         for row in rows.to_dict("records"):
             of = f"{row[_steps(table)]:>5} steps" if alone else f"{row['arm']:<28}"
             value = f"{row['value']:+9.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"

@@ -25,11 +25,15 @@ class Output:
         self._stage, self._since, self._last, self._done0 = "", 0.0, 0.0, 0
         self._width = 0
 
+    @property
+    def columns(self) -> int:
+        """Width of the terminal that people's text goes to; 0 for a file or a pipe."""
+        stream = sys.stderr if self.as_json else sys.stdout
+        return shutil.get_terminal_size().columns if stream.isatty() else 0
+
     def say(self, text: str) -> None:
         """Lines for people, broken between words where a terminal is narrower; see `paste` for what must stay whole."""
-        stream = sys.stderr if self.as_json else sys.stdout
-        columns = shutil.get_terminal_size().columns if stream.isatty() else 0
-        self.paste("\n".join(folded(line, columns) for line in text.split("\n")))
+        self.paste("\n".join(folded(line, self.columns) for line in text.split("\n")))
 
     def paste(self, text: str) -> None:
         """Text as it is, such as code: stdout, or stderr when stdout belongs to JSON."""
@@ -88,7 +92,8 @@ def folded(line: str, columns: int) -> str:
     if not columns or len(line) < columns:
         return line
     name = re.match(r"\s*\S.*?\s{2,}(?=\S)", line)
-    indent = name.end() if name and name.end() <= columns // 2 else len(line) - len(line.lstrip()) + 2
+    start = len(line) - len(line.lstrip())
+    indent = name.end() if name and name.end() <= columns // 2 else start + (2 if start <= columns // 2 else 0)
     return textwrap.fill(
         line,
         columns - 1,
