@@ -87,9 +87,7 @@ def compare(
     shown = table[table["length"] == table.groupby("arm")["length"].transform("max")] if "length" in table else table
     for (other, metric), group in shown.groupby(["against", "metric"], sort=False):
         _say_differences(output, found.labels.get(metric, metric), other, metric, group)
-    output.say(
-        "\nbetter, worse, slower, faster: 95 % interval clear of zero; one in 20 by chance"
-    )
+    output.say("\nbetter, worse, slower, faster: 95 % interval clear of zero; one in 20 by chance")
     for name, one in found.evaluations.items():
         say_published(output, name, one, published)
     _say_regret(output, found.regret, found.labels.get("fd", "FD"))
