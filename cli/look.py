@@ -96,8 +96,19 @@ def ls(
     rows = _listing(what)
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
-        out.say(f"  {row['name']:<{width}}  {row['summary']}   [{row['source']}]")
+        _say_row(out, row, width)
     out.answer(rows)
+
+
+def _say_row(out: s.Output, row: dict[str, str], width: int) -> None:
+    """Name, summary and source in a line; on a terminal too narrow for that below one another."""
+    whole = f"  {row['name']:<{width}}  {row['summary']}   [{row['source']}]"
+    if not 0 < out.columns <= len(whole):
+        out.say(whole)
+        return
+    start = width + 4 if width <= out.columns // 3 else 6
+    named = f"  {row['name']:<{width}}  {row['summary']}" if start > 6 else f"  {row['name']}\n      {row['summary']}"
+    out.say(f"{named}\n{' ' * start}[{row['source']}]")
 
 
 def _listing(what: str) -> list[dict[str, str]]:

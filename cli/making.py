@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from slowflow_cli import remedying as r
 from slowflow_cli import shared as s
+from slowflow_cli.publishing import say_rows
 
 from slowflow.errors import InputError
 
@@ -243,12 +244,7 @@ def _say_evaluation(output: s.Output, found: Any, published: str | None) -> None
                 f"extrapolated from n = {protocol['n']:,} and less"
             )
         rows = beside(protocol, model=published)
-        for near in rows:
-            numbers = ", ".join(f"{found.label(m)} {value}" for m, value in near.row.metrics.items())
-            output.say(
-                f"        published: {near.row.name} ({near.row.settings}): {numbers} [{near.row.table.certainty}]"
-            )
-            output.say(f"          not the same protocol: {'; '.join(near.differences)}" if near.differences else "")
+        say_rows(output, found, rows)
         answer.append({"steps": count, "rows": rows})
     note = found.facts["features"].get("note")
     if note:

@@ -162,20 +162,30 @@ def curve_table(table: Any) -> str:
 
 
 def say_fit(output: s.Output, fit: Any) -> None:
-    """gamma and verdict for people."""
+    """gamma and verdict for people; files and --json name the estimates by their keys."""
+    from slowflow.measuring.named import grouped, headings, taken
+
     output.say(f"verdict: {fit.verdict}: {fit.reason}")
-    output.say(f"gamma {fit.gamma:.3f} (method: {fit.method}; {fit.time})")
+    output.say(f"\ngamma {fit.gamma:.3f} (method: {fit.method}; {fit.time})")
     if fit.chosen:
         output.say(f"  {fit.chosen}")
     if fit.outlook:
         output.say(f"  {fit.outlook}")
-    for name, estimate in fit.estimates.items():
-        output.say(f"  {name:<16} {estimate}")
+    titles = headings(fit)
+    for family, rows in grouped(fit.estimates).items():
+        output.say(f"\n  {titles[family]}")
+        for name, meaning, estimate in rows:
+            output.say(f"    {meaning:<42}{_aligned(estimate)}{'  <- taken' if name == taken(fit) else ''}")
     if fit.log_snr_gap is not None:
-        output.say(f"  {'log-SNR gap':<16} {fit.log_snr_gap}")
-    output.say(f"shape: {fit.shape}: {fit.shape_reason}")
+        output.say(f"\n  {'the excess as a gap in log SNR':<44}{_aligned(fit.log_snr_gap)}")
+    output.say(f"\nshape: {fit.shape}: {fit.shape_reason}")
     for text in fit.warnings:
         output.say(f"  warning: {text}")
+
+
+def _aligned(found: Any) -> str:
+    """A number and its interval, under those of other lines."""
+    return f"{found.value:6.3f} [{found.low:6.3f}, {found.high:6.3f}]"
 
 
 @dataclass(frozen=True)
@@ -207,6 +217,7 @@ class _Pilot:
 
         from slowflow.data.open import open_data
         from slowflow.evaluating.engine import Sampling
+        from slowflow.evaluating.evaluation import label
         from slowflow.evaluating.features import open_features
         from slowflow.study.pilot import PilotConfig, pilot
 
@@ -229,7 +240,7 @@ class _Pilot:
         found = pilot(opened.model, images, judged, settings, folder, progress=output.progress("pilot"))
         for rung in found.rungs:
             pairs = ", ".join(f"{g:g}: {v:.3f}" for g, v in zip(rung["gammas"], rung["means"], strict=True))
-            output.say(f"  {rung['length']} steps, {self.metric} by gamma: {pairs}")
+            output.say(f"  {rung['length']} steps, {label(self.metric, judged.name)} by gamma: {pairs}")
         return found
 
 
@@ -280,7 +291,7 @@ def suggest(
     say_fit(output, fit)
     output.say(f"in your own loop: {pasted.convention}" + ("" if snippet else "; --snippet prints it"))
     if snippet:
-        output.say("\n".join(["", *(f"# warning: {text}" for text in pasted.warnings), pasted.snippet]))
+        output.paste("\n".join(["", *(f"# warning: {text}" for text in pasted.warnings), pasted.snippet]))
     output.answer({**canonical(fit), "bridge": pasted._asdict()})
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from slowflow_cli import shared as s
+from slowflow_cli.publishing import say_published
 
 
 def study(
@@ -47,12 +48,15 @@ def study(
 
 def _say_table(output: s.Output, result: Any) -> None:
     """Every arm's last length at the most network calls, over seeds."""
+    from slowflow.evaluating.evaluation import features_label, label
     from slowflow.sweep.pooled import over_seeds
 
-    table = over_seeds(result)
+    table, features = over_seeds(result), features_label(result.protocol["features"])
     last = table[(table["length"] == table["longest"]) & (table["budget"] == table["budget"].max())]
     for metric, rows in last.groupby("metric", sort=False):
-        output.say(f"\n{metric} at {int(rows['budget'].iloc[0])} steps, after each arm's last length of training")
+        output.say(
+            f"\n{label(metric, features)} at {int(rows['budget'].iloc[0])} steps, after each arm's last length of training"
+        )
         for row in rows.to_dict("records"):
             output.say(
                 f"  {row['arm']:<28} {row['value']:9.3f} [{row['low']:.3f}, {row['high']:.3f}]  {row['seeds']} seeds"
@@ -65,6 +69,9 @@ def compare(
     against: Annotated[
         str | None, typer.Option("--against", help="The run or arm the others are compared with; the first, or plain.")
     ] = None,
+    published: Annotated[
+        str | None, typer.Option("--published", help="Model of the published tables to put FID beside.")
+    ] = None,
     json: s.Json = False,
     debug: s.Debug = False,
 ) -> None:
@@ -72,29 +79,54 @@ def compare(
     output = s.Output(json, quiet=True)
     from slowflow.comparison import answer
     from slowflow.comparison import compare as run_compare
+    from slowflow.published import must_be_known
 
+    must_be_known(published)
     found = run_compare(*run, against=against)
     table = found.differences
     shown = table[table["length"] == table.groupby("arm")["length"].transform("max")] if "length" in table else table
-    for (other, metric, steps), rows in shown.groupby(["against", "metric", _steps(shown)], sort=False):
-        output.say(f"\n{metric} at {steps} steps, minus that of {other}")
-        for row in rows.to_dict("records"):
-            clear = "" if row["low"] <= 0.0 <= row["high"] else "  *"
-            output.say(
-                f"  {row['arm']:<28} {row['value']:+9.3f} [{row['low']:+.3f}, {row['high']:+.3f}]{_after(row)}{clear}"
-            )
-    output.say("\n* its 95 % interval excludes zero; many differences are shown, so expect one in twenty by chance")
-    _say_regret(output, found.regret)
+    for (other, metric), group in shown.groupby(["against", "metric"], sort=False):
+        _say_differences(output, found.labels.get(metric, metric), other, metric, group)
+    output.say("\nbetter, worse, slower, faster: 95 % interval clear of zero; one in 20 by chance")
+    for name, one in found.evaluations.items():
+        say_published(output, name, one, published)
+    _say_regret(output, found.regret, found.labels.get("fd", "FD"))
     output.answer(answer(found))
 
 
-def _say_regret(output: s.Output, table: Any) -> None:
+def _say_differences(output: s.Output, name: str, other: str, metric: str, table: Any) -> None:
+    """One metric of one or several arms, minus that of another: a block for all step counts, or one each for many arms."""
+    alone = table["arm"].nunique() == 1
+    name = name.replace("lag (", "lag in units of gamma (")
+    for steps, rows in [(None, table)] if alone else table.groupby(_steps(table), sort=False):
+        where = f" at {steps} steps" if steps is not None else f" of {table['arm'].iloc[0]}"
+        output.say(f"\n{name}{where}, minus that of {other}")
+        for row in rows.to_dict("records"):
+            of = f"{row[_steps(table)]:>5} steps" if alone else f"{row['arm']:<28}"
+            value = f"{row['value']:+9.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+            output.say(f"  {of} {value}{_after(row)}{_word(metric, row)}")
+
+
+def _word(metric: str, row: dict[str, Any]) -> str:
+    """What a difference clear of zero means; nothing for one that is not clear."""
+    from slowflow.records import Estimate
+    from slowflow.reporting.text import change_word
+
+    found = Estimate(row["value"], row["low"], row["high"], row["n"])
+    if not found.excludes(0.0):
+        return ""
+    if metric.startswith("lag"):
+        return "  slower" if found.value > 0 else "  faster"
+    return f"  {change_word(metric, found)}"
+
+
+def _say_regret(output: s.Output, table: Any, name: str) -> None:
     """What a suggested gamma costs against the best of the sweep, after the longest training."""
     if table is None:
         return
     last = table[(table["length"] == table["length"].max()) & (table["metric"] == "fd")]
     for steps, rows in last.groupby("budget"):
-        output.say(f"\nregret in fd at {steps} steps (best of the sweep: gamma {rows['best'].iloc[0]:g})")
+        output.say(f"\nregret in {name} at {steps} steps (best of the sweep: gamma {rows['best'].iloc[0]:g})")
         for row in rows.to_dict("records"):
             word = "within the sweep's noise" if row["within_noise"] else "more than the sweep's noise"
             output.say(

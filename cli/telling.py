@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,8 +25,18 @@ class Output:
         self._stage, self._since, self._last, self._done0 = "", 0.0, 0.0, 0
         self._width = 0
 
+    @property
+    def columns(self) -> int:
+        """Width of the terminal that people's text goes to; 0 for a file or a pipe."""
+        stream = sys.stderr if self.as_json else sys.stdout
+        return shutil.get_terminal_size().columns if stream.isatty() else 0
+
     def say(self, text: str) -> None:
-        """A line for people: stdout, or stderr when stdout belongs to JSON."""
+        """Lines for people, broken between words where a terminal is narrower; see `paste` for what must stay whole."""
+        self.paste("\n".join(folded(line, self.columns) for line in text.split("\n")))
+
+    def paste(self, text: str) -> None:
+        """Text as it is, such as code: stdout, or stderr when stdout belongs to JSON."""
         print(text, file=sys.stderr if self.as_json else sys.stdout, flush=True)
 
     def answer(self, value: Any) -> None:
@@ -67,6 +80,28 @@ class Output:
         if self._stage and sys.stderr.isatty() and self._width:
             print(file=sys.stderr)
         self._stage, self._width = "", 0
+
+
+def folded(line: str, columns: int) -> str:
+    """A line broken between words for so many columns; it goes on under the text that follows its name, if it has one.
+
+    Args:
+        line: without line ends.
+        columns: of the terminal; 0 leaves the line as it is, for a file or a pipe.
+    """
+    if not columns or len(line) < columns:
+        return line
+    name = re.match(r"\s*\S.*?\s{2,}(?=\S)", line)
+    start = len(line) - len(line.lstrip())
+    indent = name.end() if name and name.end() <= columns // 2 else start + (2 if start <= columns // 2 else 0)
+    return textwrap.fill(
+        line,
+        columns - 1,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+    )
 
 
 def _rate(rate: float) -> str:

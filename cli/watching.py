@@ -28,7 +28,8 @@ def status(
     return 0 if all(one.sound or one.state == "stale" for one in found) else 1
 
 
-def _say(output: s.Output, one: Any, indent: str) -> None:
+def _say(output: s.Output, one: Any, indent: str, parent: str = "", width: int = 0) -> None:
+    """A folder in a line, its stages under it by their names within it."""
     from slowflow.io.status import ago
 
     parts = [f"{one.kind}, {one.state}"]
@@ -41,11 +42,21 @@ def _say(output: s.Output, one: Any, indent: str) -> None:
     if one.holder is not None and one.state == "running":
         seen = "" if one.silence is None else f", last seen {ago(one.silence)} ago"
         parts.append(f"{one.holder}{seen}")
-    parts.append(f"{one.files} files, {one.bytes:,} bytes")
-    output.say(f"{indent}{one.path}: " + "; ".join(parts))
+    parts.append(f"{one.files} files, {_size(one.bytes)}")
+    name = one.path.removeprefix(f"{parent}/") if parent else f"{one.path}:"
+    output.say(f"{indent}{name:<{width}}  " + "; ".join(parts))
     for text in one.problems:
         output.say(f"{indent}  PROBLEM  {text}")
     if one.command is not None and one.state == "stale":
         output.say(f"{indent}  to go on: {one.command}")
+    longest = max((len(stage.path.removeprefix(f"{one.path}/")) for stage in one.stages), default=0)
     for stage in one.stages:
-        _say(output, stage, indent + "  ")
+        _say(output, stage, indent + "  ", one.path, longest)
+
+
+def _size(count: int) -> str:
+    """Bytes for people; --json has them all."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"

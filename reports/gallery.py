@@ -61,7 +61,7 @@ def _section(entry: Entry, results: list[RunResult]) -> list[str]:
 
 
 def _sentence(summary: str) -> str:
-    return summary[0].upper() + summary[1:].rstrip(".") + "."
+    return (summary if summary[1:2] == "(" else summary[0].upper() + summary[1:]).rstrip(".") + "."
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pandas as pd
 
 from slowflow.config import canonical, differences
 from slowflow.errors import InputError
-from slowflow.evaluating.evaluation import Evaluation
+from slowflow.evaluating.evaluation import Evaluation, features_label, label
 from slowflow.measuring.measurement import Measurement
 from slowflow.records import Estimate
 from slowflow.results import Arm, RunResult, lag_changes
@@ -40,6 +40,8 @@ class Comparison:
             smaller lag after; None where there are no two.
         regret: of the gammas that the measurement of a study's base suggests, and of the paper's fixed ones; None where no
             sweep over gamma is finished.
+        measurements, evaluations: arm -> what was compared; empty for studies.
+        labels: metric -> its printed name, with the features of its distances.
     """
 
     table: pd.DataFrame
@@ -47,6 +49,8 @@ class Comparison:
     lag_change: Estimate | None = None
     regret: pd.DataFrame | None = None
     measurements: dict[str, Measurement] = field(default_factory=dict, repr=False)
+    evaluations: dict[str, Evaluation] = field(default_factory=dict, repr=False)
+    labels: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def before(self) -> Measurement:
@@ -115,6 +119,8 @@ def _of_runs(result: RunResult, against: str | None) -> Comparison:
         pd.DataFrame(between, columns=list(BETWEEN)),
         change,
         measurements=result.measurements,
+        evaluations=result.evaluations,
+        labels={metric: found.label(metric) for found in result.evaluations.values() for metric in found.metrics},
     )
 
 
@@ -194,7 +200,11 @@ def _of_studies(studies: Sequence[StudyResult], against: str | None) -> Comparis
         if _swept(one):
             costs.append(regret_table(one, suggestions(one)))
     regret = pd.concat(costs, ignore_index=True) if costs else None
-    return Comparison(pd.concat(tables, ignore_index=True), pd.concat(between, ignore_index=True), regret=regret)
+    features = features_label(studies[0].protocol["features"])
+    labels = {metric: label(metric, features) for metric in sorted(set(studies[0].rows["metric"]))}
+    return Comparison(
+        pd.concat(tables, ignore_index=True), pd.concat(between, ignore_index=True), regret=regret, labels=labels
+    )
 
 
 def _swept(study: StudyResult) -> bool:

@@ -61,6 +61,13 @@ def label(metric: str, features: str) -> str:
     return published if features == "FID" else f"{own}-{features.removeprefix('FD-')}"
 
 
+def features_label(asked: str) -> str:
+    """The printed name of features as they were asked for, where no evaluation is at hand: `fd-digits` is `FD-digits`."""
+    stem = asked.rsplit(":", 1)[-1].rsplit("/", 1)[-1]
+    stem = stem[: stem.rindex(".")] if "." in stem else stem
+    return f"FD-{stem[3:] if stem.lower().startswith('fd-') else stem}"
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """An evaluation on disk: features of generated and real images, and metrics with intervals from them.

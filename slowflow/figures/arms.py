@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from slowflow.errors import InputError
+from slowflow.evaluating.evaluation import features_label, label
 from slowflow.figures.style import BLUE, GREEN, INK, PURPLE, SKY
 from slowflow.records import HIGHER_IS_BETTER
 from slowflow.results import RunResult
@@ -45,8 +46,7 @@ def titled(arm: str, group: str, gamma: float) -> str:
 
 def labelled(metric: str, features: str) -> str:
     """A metric in words, with the direction that is better."""
-    name = f"FD ({features})" if metric == "fd" else metric
-    return f"{name}, {'higher' if HIGHER_IS_BETTER[metric] else 'lower'} is better"
+    return f"{label(metric, features_label(features))}, {'higher' if HIGHER_IS_BETTER[metric] else 'lower'} is better"
 
 
 def log_ticks(panel: Axes, values: list[int]) -> None:

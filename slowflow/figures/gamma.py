@@ -8,55 +8,20 @@ from matplotlib.text import Text
 
 from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, number
+from slowflow.measuring.named import grouped, headings, taken
 from slowflow.results import RunResult
 
-EXCESS = {
-    "genuine": "over genuine states",
-    "exact": "over a perfect model",
-    "coarse": "over a perfect model, same steps",
-    "spread": "width by the spread, over genuine states",
-    "edge": "width by the edge, over genuine states",
-    "slope": "left at step size zero",
-    "step_term": "due to the step size",
-    "floor": "made by the instrument alone",
-    "guided_minus_unguided": "added by guidance",
-}
-RAW = {
-    "band": "band: line below 95 % of states",
-    "q50": "line through the median",
-    "q90": "line below 90 % of states",
-}
-CLOCKS = ("signal", "noise")
 COLOUR = {"raw": GREY, "excess": BLUE, "signal": PURPLE, "noise": GREEN}
-
-
-def place(name: str) -> tuple[str, str]:
-    """(family: raw, excess, signal or noise; what the estimate says)."""
-    if name in RAW:
-        return "raw", RAW[name]
-    family, _, rest = name.partition("_")
-    if family in CLOCKS and rest in EXCESS:
-        return family, EXCESS[rest]
-    return "excess", EXCESS.get(rest if family == "excess" else name, name)
 
 
 def data(result: RunResult) -> pd.DataFrame:
     """name, family, group, meaning, value, low, high, chosen; in reading order."""
-    fit = result.fit
-    groups = {
-        "raw": f"raw fan, no null taken off ('{fit.band_reference}')",
-        "excess": f"excess ('{fit.excess_reference}')",
-        **{clock: f"excess ({clock} clock)" for clock in CLOCKS},
-    }
+    fit, groups = result.fit, headings(result.fit)
     rows = []
-    for family, group in groups.items():
-        for name, one in fit.estimates.items():
-            own, meaning = place(name)
-            if own == family:
-                same = {"name": name, "family": family, "group": group, "meaning": meaning}
-                rows.append(
-                    {**same, "value": one.value, "low": one.low, "high": one.high, "chosen": name == fit.method}
-                )
+    for family, found in grouped(fit.estimates).items():
+        for name, meaning, one in found:
+            same = {"name": name, "family": family, "group": groups[family], "meaning": meaning}
+            rows.append({**same, "value": one.value, "low": one.low, "high": one.high, "chosen": name == taken(fit)})
     return pd.DataFrame(rows)
 
 

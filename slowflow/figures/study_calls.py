@@ -37,7 +37,7 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
             panel.vlines(x, part["low"], part["high"], color=colour[str(arm)], linewidth=1.1, alpha=0.6)
         log_ticks(panel, sorted(group["budget"].unique().tolist()))
         panel.set(
-            xlabel=f"network calls a sample, after {int(group['length'].max()):,} steps of post-training",
+            xlabel=f"network calls a sample,\nafter {int(group['length'].max()):,} steps of post-training",
             ylabel=str(metric).replace("fd", "FD"),
         )
         panel.set_title(labelled(str(metric), str(group["features"].iloc[0])))
@@ -48,10 +48,9 @@ def alt(table: pd.DataFrame) -> str:
     """The first metric of every arm at the most calls."""
     first = table[(table["metric"] == table["metric"].iloc[0]) & (table["budget"] == table["budget"].max())]
     parts = [f"{row['arm']} {row['value']:.2f}" for _, row in first.iterrows()]
-    trained = f"after {int(table['length'].max())} steps of post-training"
-    return (
-        f"Metric {first['metric'].iloc[0]} at {int(table['budget'].max())} steps, {trained}: " + "; ".join(parts) + "."
-    )
+    metric = labelled(str(first["metric"].iloc[0]), str(first["features"].iloc[0]))
+    where = f"at {int(table['budget'].max())} steps, after {int(table['length'].max())} steps of post-training"
+    return f"{metric}: {where}: " + "; ".join(parts) + "."
 
 
 FIGURES.register("study-calls", summary="a study: metrics against network calls, by arm", source="SlowFlow")(

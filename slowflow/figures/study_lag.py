@@ -89,7 +89,10 @@ def alt(table: pd.DataFrame) -> str:
     for arm, group in table.groupby("arm", sort=False):
         found = group.set_index("panel")["value"]
         after = f" after {int(group['length'].iloc[0]):,} steps" if group["length"].iloc[0] else ""
-        parts.append(f"{arm}{after}: " + ", ".join(f"{name} {value:+.3f}" for name, value in found.items()))
+        parts.append(
+            f"{arm}{after}: "
+            + ", ".join(f"{str(name).replace('fd', 'FD')} {value:+.3f}" for name, value in found.items())
+        )
     return "Excess after post-training, and change of the metrics: " + "; ".join(parts) + "."
 
 

@@ -51,7 +51,8 @@ def alt(table: pd.DataFrame) -> str:
     for arm, part in here[here["length"] > 0].groupby("arm", sort=False):
         ends = part.sort_values("length")["value"]
         parts.append(f"{arm} {ends.iloc[0]:.2f} to {ends.iloc[-1]:.2f}")
-    return f"Metric {table['metric'].iloc[0]} from the shortest to the longest post-training: " + "; ".join(parts) + "."
+    metric = labelled(str(table["metric"].iloc[0]), str(table["features"].iloc[0]))
+    return f"{metric}: from the shortest to the longest post-training: " + "; ".join(parts) + "."
 
 
 FIGURES.register("study-length", summary="a study: metrics against length of post-training", source="SlowFlow")(

@@ -13,9 +13,9 @@ from slowflow.errors import InputError
 from slowflow.evaluating.evaluation import HIGHER_IS_BETTER, Evaluation
 from slowflow.figures import FIGURES
 from slowflow.figures.base import rendered
-from slowflow.figures.gamma import place
 from slowflow.measuring.causes.diagnosis import Diagnosis
 from slowflow.measuring.measurement import Measurement
+from slowflow.measuring.named import place
 from slowflow.records import Estimate
 from slowflow.reporting import text
 from slowflow.reporting.citations import citations

@@ -22,20 +22,24 @@ def render_studies(studies: Sequence[StudyResult]) -> str:
     folder = resources.files("slowflow.reporting")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((folder / "study.html.j2").read_text(encoding="utf-8"))
+    found = parts(studies)
     return template.render(
         css=(folder / "page.css").read_text(encoding="utf-8"),
         version=metadata.version("slowflow"),
         title=_title(studies),
-        parts=parts(studies),
+        headlines=[said for part in found for said in part.headlines],
+        parts=found,
         pictures={str(study.protocol["name"]): drawn(study) for study in studies},
-        numbers=numbers(studies),
+        numbers=numbers(studies).said_once(),
     )
 
 
 def studies_markdown(studies: Sequence[StudyResult]) -> str:
     """The same sentences and tables as GitHub's Markdown; the appendix of all numbers is left to table.csv."""
-    lines = [f"## SlowFlow: {plain(_title(studies))}", ""]
-    for part in parts(studies):
+    lines, found = [f"## SlowFlow: {plain(_title(studies))}", ""], parts(studies)
+    for said in (said for part in found for said in part.headlines):
+        lines += [plain(said), ""]
+    for part in found:
         lines += [f"### {plain(part.title)}", ""]
         for sentence in part.sentences:
             lines += [plain(sentence), ""]

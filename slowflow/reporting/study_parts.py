@@ -11,8 +11,10 @@ from slowflow.reporting import text
 from slowflow.sweep.folder import StudyResult
 
 DIGITS = {"fd": 1, "lag": 3}
-FOLDED = 40
+FOLDED = 20
 """A table with more rows is folded away."""
+REPEATED = ("study", "length", "control", "training calls", "seeds", "metric")
+"""Columns that are left out of a table where they say the same in every row."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,35 @@ class Table:
         """True when it is folded away."""
         return len(self.rows) > FOLDED
 
+    def said_once(self) -> Table:
+        """Without the columns of REPEATED that hold one value in all of several rows; the caption says it instead."""
+        if len(self.rows) < 2:
+            return self
+        same = {k: self.rows[0][k] for k, head in enumerate(self.heads) if head in REPEATED and _one(self.rows, k)}
+        if not same:
+            return self
+        kept = [k for k in range(len(self.heads)) if k not in same]
+        said = "All rows: " + ", ".join(f"{self.heads[k]} {value}" for k, value in same.items()) + "."
+        return Table(
+            [self.heads[k] for k in kept],
+            [[row[k] for k in kept] for row in self.rows],
+            f"{self.caption} {said}".strip(),
+        )
+
+
+def _one(rows: list[list[str]], column: int) -> bool:
+    return len({row[column] for row in rows}) == 1
+
 
 @dataclass(frozen=True)
 class Part:
-    """A section of the page."""
+    """A section of the page; its headlines stand at the top of the page."""
 
     id: str
     title: str
     sentences: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    headlines: list[str] = field(default_factory=list)
 
 
 def name(study: StudyResult) -> str:

@@ -54,7 +54,20 @@ def paper(studies: Sequence[StudyResult]) -> Part:
         "Frechet distance, and the lag, at the longest length both arms have.",
     )
     every = Table(heads, behind, "Every row. Differences are paired by seed and sample id; lower distance is better.")
-    return Part("paper", "The paper's findings", said, [verdicts, every])
+    heads = [_headline(study, table) for study in studies]
+    return Part("paper", "The paper's findings", said, [verdicts, every], heads)
+
+
+def _headline(study: StudyResult, judged: pd.DataFrame) -> str:
+    """What a study says of the paper's findings, in a sentence."""
+    mine = [judged[(judged["finding"] == one.name) & (judged["study"] == name(study))] for one in findings.FINDINGS]
+    words = pd.Series([findings.verdict(rows) for rows in mine if len(rows)], dtype=str).value_counts()
+    numbers = ", ".join(f"{count} {word}" for word, count in words.items()) or "none can be judged yet"
+    gone = sum(rows.empty for rows in mine)
+    left = f", {gone} not measured" if gone and len(words) else ""
+    seeds = int(study.rows["seed"].nunique())
+    seen = f"up to {seeds} seeds" if seeds > 1 else "1 seed, provisional"
+    return f"{name(study)}, {seen}: of {len(mine)} findings of the paper {numbers}{left}."
 
 
 def _counted(rows: pd.DataFrame) -> str:

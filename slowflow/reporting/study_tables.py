@@ -7,9 +7,11 @@ and names what is not.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
+from slowflow.evaluating.evaluation import features_label, label
 from slowflow.io.run import read_json
 from slowflow.reporting import text
 from slowflow.reporting.study_forecast import foretold, score
@@ -24,7 +26,7 @@ READINGS = {"level": "excess", "signal clock": "signal", "noise clock": "noise"}
 
 def parts(studies: Sequence[StudyResult]) -> list[Part]:
     """Every part, in reading order."""
-    return [
+    found = [
         progress(studies),
         paper(studies),
         regrets(studies),
@@ -34,6 +36,7 @@ def parts(studies: Sequence[StudyResult]) -> list[Part]:
         forecasts(studies),
         memorised(studies),
     ]
+    return [replace(part, tables=[one.said_once() for one in part.tables]) for part in found]
 
 
 def progress(studies: Sequence[StudyResult]) -> Part:
@@ -187,10 +190,11 @@ def numbers(studies: Sequence[StudyResult]) -> Table:
     """Every number over seeds: the appendix."""
     rows = []
     for study in studies:
+        features = features_label(study.protocol["features"])
         for row in over_seeds(study).to_dict("records"):
             digits = DIGITS.get(row["metric"], 3)
             rows.append(
-                [name(study), row["arm"], f"{int(row['length']):,}", str(row["nfe"]), row["metric"],
+                [name(study), row["arm"], f"{int(row['length']):,}", str(row["nfe"]), label(row["metric"], features),
                  text.plain(estimate(row), digits), str(row["seeds"])]
             )  # fmt: skip
     return Table(["study", "arm", "length", "calls a sample", "metric", "value [95 % interval]", "seeds"], rows)

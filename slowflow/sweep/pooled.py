@@ -97,7 +97,14 @@ def gain_by_steps(result: StudyResult, metric: str = "fd", control: str = "plain
         signed = [(weight, name, b) for weight, b in zip((1, -1), budgets, strict=True) for name in (arm, control)]
         turned = [(weight * (1 if name == arm else -1), name, b) for weight, name, b in signed]
         values = [sum(w * np.log(known[name, s, length, metric, b]) for w, name, b in turned) for s in seeds]
-        draws = [sum(w * np.log(result.draws(name, s, metric, length, b)) for w, name, b in turned) for s in seeds]
+        # to first order: a draw of a small distance may lie below zero, where there is no logarithm
+        draws = [
+            sum(
+                w * result.draws(name, s, metric, length, b) / known[name, s, length, metric, b]
+                for w, name, b in turned
+            )
+            for s in seeds
+        ]
         row = {name: group.iloc[0][name] for name in ABOUT} | {"metric": metric, "length": length}
         row |= {"few": budgets[0], "budget": budgets[1]}
         found.append(_Numbers(row, np.array(values), _variance(draws), int(group["n"].iloc[0])))

@@ -151,6 +151,10 @@ def test_suggest_reads_a_measurement(measured):
     found = json.loads(slowflow("suggest", measured, "--json")[0])
     assert {"gamma", "method", "estimates", "verdict"} <= found.keys()
     assert found["estimates"]["band"].keys() == {"value", "low", "high", "n"}
+    said = slowflow("suggest", measured)[0]
+    assert "band: line below 95 % of states" in said
+    assert "over a perfect model" in said
+    assert not [key for key in found["estimates"] if "_" in key and key in said]  # people read words
     refused("suggest", measured.parent / "nothing", says="no such run folder")
 
 

@@ -9,6 +9,7 @@ import pytest
 from slowflow_cli import shared, telling
 from slowflow_cli.examples import EXAMPLES
 from slowflow_cli.main import GROUPS, app
+from slowflow_cli.telling import folded
 from typer.testing import CliRunner
 
 
@@ -120,3 +121,19 @@ def test_doctor_prints_the_line_that_mends(monkeypatch: pytest.MonkeyPatch) -> N
     result = slowflow("doctor")
     assert result.exit_code == 1
     assert "pip uninstall -y faiss-cpu faiss-gpu; pip install faiss-cpu" in result.stdout
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_a_long_line_is_broken_between_words_and_goes_on_under_its_text(columns: int) -> None:
+    line = "  mixflow-lr  training: " + "post-training on slowed states " * 12
+    rows = folded(line, columns).split("\n")
+    assert len(rows) > 1
+    assert all(len(row) < columns for row in rows)
+    assert all(row.startswith(" " * 14) for row in rows[1:])
+    assert " ".join(" ".join(rows).split()) == " ".join(line.split())
+    assert folded(line, 0) == line
+
+
+def test_a_path_is_never_broken() -> None:
+    path = "/" + "a-b/" * 40
+    assert path in folded(f"measured: {path}", 60)

@@ -172,6 +172,12 @@ def test_published_rows_are_said_beside_an_fid(
     assert "published: " in found.stdout
     assert "SiT-XL/2, ImageNet 256" in found.stdout
     assert "not the same protocol: " in found.stdout
+    again = ["evaluate", words[1], "--data", str(named), "--features", "lent", "--out", str(tmp_path / "second")]
+    assert CliRunner().invoke(app, [*again, "--threads", "1"]).exit_code == 0
+    both = CliRunner().invoke(app, ["compare", str(tmp_path / "run"), str(tmp_path / "second")])
+    assert both.exit_code == 0, both.stderr
+    assert "FID of second, minus that of run" in both.stdout
+    assert both.stdout.count("not the same protocol: ") == found.stdout.count("not the same protocol: ") * 2
     page = render(RunResult.load(tmp_path / "run"))
     assert "it is not FID" not in page
     beside = page[page.index("Beside published numbers") :]

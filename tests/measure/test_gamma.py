@@ -11,11 +11,11 @@ from scipy.optimize import minimize_scalar
 
 from slowflow.config import canonical
 from slowflow.errors import InputError
-from slowflow.figures.gamma import place
 from slowflow.measuring import gamma
 from slowflow.measuring.bootstrap import interval, weights
 from slowflow.measuring.estimators import quantile_edges
 from slowflow.measuring.gamma import change, fit
+from slowflow.measuring.named import place
 from slowflow.measuring.slack import Clock, Reading, Slack
 from slowflow.records import GammaFit
 

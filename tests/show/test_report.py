@@ -18,11 +18,11 @@ from slowflow.evaluating.engine import Sampling, evaluate
 from slowflow.evaluating.evaluation import HIGHER_IS_BETTER, Evaluation
 from slowflow.evaluating.features import Features
 from slowflow.figures import FIGURES
-from slowflow.figures.gamma import place
 from slowflow.figures.zeros import zeros
 from slowflow.flow.model import FlowModel
 from slowflow.measuring.causes.diagnosis import Diagnosis
 from slowflow.measuring.engine import measure
+from slowflow.measuring.named import place
 from slowflow.records import Estimate, Probe
 from slowflow.reporting import reading, text
 from slowflow.reporting import render as rendering

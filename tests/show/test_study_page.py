@@ -9,7 +9,9 @@ from studymaker import planted, protocol
 from slowflow.errors import InputError
 from slowflow.reporting.page import write_page, write_report
 from slowflow.reporting.study_page import render_studies, studies_markdown
+from slowflow.reporting.study_parts import Table
 from slowflow.results import RunResult
+from slowflow.sweep import findings
 from slowflow.sweep.folder import StudyResult
 from slowflow.sweep.pooled import differences
 from slowflow.sweep.regret import regret_table
@@ -103,3 +105,26 @@ def test_hostile_names_are_text(tmp_path):
     evil = planted(tmp_path / "s", gammas=(0.4, 0.8), other=protocol(name="<script>alert(1)</script>"))
     assert "<script>" not in render_studies([StudyResult.load(evil)])
     assert "<script>" not in studies_markdown([StudyResult.load(evil)])
+
+
+def test_a_column_that_says_the_same_in_every_row_is_said_once():
+    rows = [["s", "a", "9"], ["s", "b", "9"]]
+    found = Table(["study", "arm", "length"], rows, "Sorted.").said_once()
+    assert found.heads == ["arm"]
+    assert found.rows == [["a"], ["b"]]
+    assert found.caption == "Sorted. All rows: study s, length 9."
+    varied = Table(["study", "arm"], [["s", "a"], ["r", "a"]])
+    assert varied.said_once() == varied  # two studies; an arm is never left out
+
+
+def test_the_headline_counts_the_verdicts_below_it(study, markdown):
+    judged = findings.judged(StudyResult.load(study))
+    words = [
+        findings.verdict(judged[judged["finding"] == one.name])
+        for one in findings.FINDINGS
+        if (judged["finding"] == one.name).any()
+    ]
+    headline = next(line for line in markdown.splitlines() if line.startswith("planted, up to 3 seeds"))
+    for word in set(words):
+        assert f"{words.count(word)} {word}" in headline
+    assert f"of {len(findings.FINDINGS)} findings" in headline

@@ -82,3 +82,15 @@ def test_the_gain_by_steps_is_the_planted_log_ratio(tmp_path):
     few, many = 100 - 30 - 2 * 25 / 5, 100 - 30 - 2 * 25 / 50
     assert row["value"] == pytest.approx(np.log(few / 100) - np.log(many / 100), abs=0.01)
     assert row["low"] < row["value"] < row["high"] < 0
+
+
+def test_a_draw_below_zero_leaves_the_gain_an_interval(tmp_path, monkeypatch):
+    """Draws to first order may lie below zero where a distance is small; a logarithm of them would be no number."""
+    study = StudyResult.load(planted(tmp_path / "s", gammas=(0.4, 0.8)))
+    whole = gain_by_steps(study)
+    drawn = StudyResult.draws
+    monkeypatch.setattr(StudyResult, "draws", lambda *about: drawn(*about) - 2.0 * drawn(*about).mean())
+    below = gain_by_steps(study)
+    assert (below["value"] == whole["value"]).all()
+    assert np.isfinite(below[["low", "high"]].to_numpy()).all()
+    np.testing.assert_allclose(below["high"] - below["low"], whole["high"] - whole["low"])
