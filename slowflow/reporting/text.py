@@ -232,13 +232,15 @@ def findings(result: RunResult) -> list[Finding]:
 
 
 def _verdict(found: list[Change]) -> str:
-    """`closer to the real ones (worse in coverage)`: distance first, then what moved in fidelity and coverage."""
+    """`closer to the real ones, though worse in coverage,`: distance first, then what else moved, with or against it."""
     words = {c.metric: c.word for c in found}
     overall = {"better": "closer to the real ones", "worse": "further from the real ones"}
-    named = {"density": "fidelity", "coverage": "coverage", "agreement": "label agreement"}
-    moved = [f"{words[m]} in {named[m]}" for m in named if words.get(m) in overall]
+    named = {"density": "density", "coverage": "coverage", "agreement": "label agreement"}
+    moved = [(words[m], f"{words[m]} in {named[m]}") for m in named if words.get(m) in overall]
     distance = overall.get(words["fd"], "no measurably nearer to or further from the real ones")
-    return f"{distance} ({', '.join(moved)})" if moved else distance
+    against = any(word != words["fd"] for word, _ in moved)
+    said = " and ".join(text for _, text in moved)
+    return f"{distance}, {'though' if against else 'and'} {said}," if moved else distance
 
 
 def lag_advice(result: RunResult) -> str:

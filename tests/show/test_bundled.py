@@ -77,7 +77,7 @@ def test_the_second_sentence_is_the_sign_of_the_difference(said: list[str]) -> N
     assert known["50"]["fd"]["low"] > 0
     worse = [steps for steps, one in known.items() if one["fd"]["low"] > 0 and steps != "50"]
     assert f"further from them at {', '.join(worse)} steps" in last
-    assert "(better in fidelity)" in last
+    assert "further from the real ones, though better in density, than plain" in last
     for metric, name, digits in (("fd", "FD-mnist", 2), ("density", "density", 3), ("coverage", "coverage", 3)):
         words = re.search(rf"{name} {INTERVAL} (better|worse|no significant change)", last)
         assert words

@@ -296,7 +296,7 @@ def test_better_and_worse_follow_the_sign_of_the_interval(page: str, result: Run
     assert said.sentence in Page(page).text
     assert said.numbers in Page(page).text
     assert "MixFlow with gamma 0.40 minus plain, 8 sampling steps" in said.numbers
-    words = {"density": "fidelity", "coverage": "coverage"}
+    words = {"density": "density", "coverage": "coverage"}
     for metric, label, digits in (("fd", "FD-pixels", 2), ("density", "density", 3), ("coverage", "coverage", 3)):
         found = result.evaluations["mixflow"].difference(result.evaluations["plain"], metric, 8)
         word = expected_word(found, metric)
