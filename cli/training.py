@@ -86,6 +86,8 @@ def posttrain(
 ) -> None:
     """Post-train a copy of the model with a remedy, or plainly as its control arm."""
     output = s.Output(json, quiet)
+    import torch
+
     from slowflow.io import ranks
     from slowflow.results import RunResult
     from slowflow.train.execution import Execution
@@ -114,7 +116,7 @@ def posttrain(
     execution = Execution(compile=compile, recompute=gradient_checkpointing)
     where, precision = s.setup(threads, device, dtype)
     # for fsdp the whole network may be too large for one device: it is opened on the CPU, and parts go where they belong
-    home = "cpu" if parallel == "fsdp" and ranks.current().link is not None else where
+    home = torch.device("cpu") if parallel == "fsdp" and ranks.current().link is not None else where
     opened = s.open_model(output, model, family, factory, interpolant, prediction, heads, home, precision)
     from slowflow.data.open import open_data
     from slowflow.families.open import identity

@@ -181,7 +181,6 @@ def test_a_rank_that_fails_while_others_wait_ends_them(tmp_path):
     assert all("OtherRankError: rank 2 of 3: the disk is full" in err for _, err in said[:2])
 
 
-@pytest.mark.full
 def test_torchrun_posttrains_and_only_the_first_rank_prints(tmp_path):
     words = ["posttrain", "digits-sit", "--data", "digits", "--remedy", "plain", "--steps", 3, "--batch-size", 8]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *verb(*words)]
