@@ -129,7 +129,11 @@ def finish(
         return here.meet()
     metadata = {"model": describe(model), "provenance": provenance}
     checkpoint.save(folder.path / "model.safetensors", averaged, metadata)
-    atomic.write_text(folder.path / "history.json", state.history_json())
+    history, content = folder.path / "history.json", state.history_json()
+    if (
+        not history.is_file() or history.read_text(encoding="utf-8") != content
+    ):  # what is killed here again and again gets on
+        atomic.write_text(history, content)
     tail = state.losses[-100:]
     result = {
         "checkpoint": "model.safetensors",
