@@ -130,9 +130,8 @@ def finish(
     metadata = {"model": describe(model), "provenance": provenance}
     checkpoint.save(folder.path / "model.safetensors", averaged, metadata)
     history, content = folder.path / "history.json", state.history_json()
-    if (
-        not history.is_file() or history.read_text(encoding="utf-8") != content
-    ):  # what is killed here again and again gets on
+    # not written twice: a run that is killed here again and again must get on to its manifest
+    if not history.is_file() or history.read_text(encoding="utf-8") != content:
         atomic.write_text(history, content)
     tail = state.losses[-100:]
     result = {
