@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from slowflow.config import canonical, differences
+from slowflow.config import canonical, differences, plain_rows
 from slowflow.errors import InputError
 from slowflow.evaluating.evaluation import Evaluation, features_label, label
 from slowflow.measuring.measurement import Measurement
@@ -231,9 +231,3 @@ def answer(found: Comparison) -> dict[str, Any]:
         "lag_change": canonical(found.lag_change),
         "regret": None if found.regret is None else plain_rows(found.regret),
     }
-
-
-def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain values; what is not a number is None."""
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    return [canonical({str(key): value for key, value in row.items()}) for row in rows]

@@ -15,9 +15,12 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from slowflow.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 T = TypeVar("T")
 
@@ -100,6 +103,12 @@ def canonical(value: Any) -> Any:
     if isinstance(value, numbers.Real):
         return float(value)
     raise TypeError(f"a {type(value).__name__} has no canonical form and cannot be part of a configuration")
+
+
+def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain values; what could not be estimated is None."""
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [canonical({str(key): value for key, value in row.items()}) for row in rows]
 
 
 def digest(value: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from slowflow.comparison import plain_rows
+from slowflow.config import plain_rows
 from slowflow.io import atomic
 from slowflow.reporting.study_forecast import foretold, score
 from slowflow.sweep.choice import choose

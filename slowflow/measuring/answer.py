@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from slowflow.config import canonical
+from slowflow.config import canonical, plain_rows
 from slowflow.records import Estimate
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ def answer(measured: Measurement) -> dict[str, Any]:
         "nfe": measured.facts["nfe"],
         "protocol": measured.protocol(),
         "search": measured.facts["search"],
-        "measures": {name: _rows(measured.measure(name)) for name in measured.measures},
+        "measures": {name: plain_rows(measured.measure(name)) for name in measured.measures},
         "by_steps": {str(steps): canonical(measured.suggest(steps=steps)) for steps in measured.steps},
     }
 
@@ -52,9 +50,3 @@ def _curve(measured: Measurement, reading: str) -> dict[str, Any]:
     for name in ("residual", "boundary"):
         out[name] = table[name].tolist() if name in table else None
     return out
-
-
-def _rows(table: pd.DataFrame) -> list[dict[str, float | None]]:
-    """Rows as plain values; what could not be estimated is None."""
-    rows = table.to_dict("records")
-    return [{str(key): None if pd.isna(value) else value for key, value in row.items()} for row in rows]

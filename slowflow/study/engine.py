@@ -19,8 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from slowflow.comparison import plain_rows
-from slowflow.config import canonical
+from slowflow.config import canonical, plain_rows
 from slowflow.data.open import open_data
 from slowflow.errors import InputError
 from slowflow.evaluating.features import open_features

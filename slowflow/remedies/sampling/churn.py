@@ -127,8 +127,7 @@ class Churn(SamplingRemedy):
         amount = cls(**settings).amount or 1.0
         curve = findings.lag("level")
         lags, excess, said = findings.lagging("level")
-        low, high = (curve.t - ends for ends in reversed(curve.interval()))
-        late = curve.t[(low > 0) | (high < 0)]
+        late = curve.t[curve.clear()]
         if not lags or not len(late):
             text = f"{said}: no lag is clear of 0, nothing to wash out"
             return Fit(cls(**{**settings, "amount": 0.0}), False, text, {"excess": excess})

@@ -36,6 +36,11 @@ class Curve:
         """95 % ends at every time."""
         return _ends(self.values[1:])
 
+    def clear(self) -> np.ndarray:
+        """Where the interval of a curve of m excludes the time itself, so that the lag t - m is clear of 0; [times]."""
+        low, high = self.interval()
+        return (high < self.t) | (low > self.t)
+
 
 def estimated(rows: Float[np.ndarray, " rows"], n: int) -> Estimate:
     """A number from its value in every row: the first is the estimate."""

@@ -105,9 +105,8 @@ class Restart(SamplingRemedy):
         again = cls(**settings).again or max((len(findings.grid) - 1) // 4, 1)
         curve = findings.lag("level")
         lags, excess, said = findings.lagging("level")
-        low, high = (curve.t - ends for ends in reversed(curve.interval()))
         inner = (curve.t > findings.grid[0]) & (curve.t < findings.grid[-1])
-        late = curve.t[((low > 0) | (high < 0)) & inner]
+        late = curve.t[curve.clear() & inner]
         if not lags or len(late) < 2:
             text = f"{said}: no lag is clear of 0 over a stretch, nothing to solve again"
             return Fit(cls(**{**settings, "again": 0}), False, text, {"excess": excess})
