@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -62,3 +65,40 @@ def images() -> ImageSet:
     )
     data = torch.from_numpy(np.clip(values, -1, 1).astype(np.float32))
     return ImageSet("waves", data, torch.from_numpy(labels.astype(np.int64)), classes=CLASSES)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums in one order: on several threads equal bytes are not promised."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """process(code, word, *arguments): an interpreter that has run `code` until it printed `word`; killed at the end."""
+    started = []
+
+    def start(code: str, word: str, *arguments: object) -> subprocess.Popen[str]:
+        path = os.pathsep.join(p for p in sys.path if p)
+        made = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(made)
+        assert made.stdout is not None
+        assert made.stdout.readline() == f"{word}\n"
+        return made
+
+    yield start
+    for made in started:
+        made.kill()
+        made.wait()
+        for stream in (made.stdin, made.stdout):
+            assert stream is not None
+            stream.close()

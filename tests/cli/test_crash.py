@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from slowflow.data.open import open_data
 from slowflow.evaluating.engine import Sampling
@@ -30,12 +29,7 @@ class Killed(BaseException):
     """Stands in for a kill: nothing in the library may catch it."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -34,25 +34,14 @@ POSTTRAIN += ["--save-every", "4", "--threads", "1", "--quiet"]
 
 
 @pytest.fixture
-def other(tmp_path):
+def other(process):
     """other(folder, *more): another process that holds the folder until it is told to end or killed."""
-    started = []
 
     def start(folder: Path, *more: str) -> subprocess.Popen:
         folder.mkdir(exist_ok=True)
-        process = subprocess.Popen(
-            [sys.executable, "-c", HOLD, folder, *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        started.append(process)
-        assert process.stdout.readline() == "held\n"
-        return process
+        return process(HOLD, "held", folder, *more)
 
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()
+    return start
 
 
 def slowflow(*arguments):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from byhand import coefficients
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
@@ -367,19 +368,6 @@ def test_half_the_strength_is_half_the_slack():
 
 
 # --- states, labels and targets by hand
-
-
-def coefficients(path, t):
-    """(alpha, sigma, alpha', sigma') with the math module."""
-    if path == "linear":
-        return t, 1 - t, 1.0, -1.0
-    if path == "gvp":
-        a = math.pi * t / 2
-        return math.sin(a), math.cos(a), math.pi / 2 * math.cos(a), -math.pi / 2 * math.sin(a)
-    n = 1 - t
-    log_mean, rate = -(19.9 * n * n / 4 + 0.05 * n), 19.9 * n / 2 + 0.05
-    alpha, sigma = math.exp(log_mean), math.sqrt(1 - math.exp(2 * log_mean))
-    return alpha, sigma, alpha * rate, -(alpha**2) * rate / sigma
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -27,29 +27,9 @@ OPEN = (
 
 
 @pytest.fixture
-def other(tmp_path):
+def other(process, tmp_path):
     """other(world): another process, the first task of an array of `world`, that has the folder open."""
-    started = []
-
-    def start(world: int) -> subprocess.Popen:
-        path = os.pathsep.join(p for p in sys.path if p)
-        process = subprocess.Popen(
-            [sys.executable, "-c", OPEN, tmp_path / "run", str(world)],
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        assert process.stdout.readline() == "open\n"
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()
+    return lambda world: process(OPEN, "open", tmp_path / "run", world)
 
 
 @dataclass

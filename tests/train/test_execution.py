@@ -29,12 +29,7 @@ HARDLY = 1e-2 * SETTINGS.lr
 rate: where it moves is arbitrary, how far in six steps is not."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def images(n=30):
