@@ -12,9 +12,9 @@ from slowflow.evaluating.evaluation import features_label, label
 from slowflow.figures.style import BLUE, GREEN, INK, PURPLE, SKY
 from slowflow.records import HIGHER_IS_BETTER
 from slowflow.results import RunResult
-from slowflow.sweep.folder import BASE, StudyResult
+from slowflow.sweep.folder import BASE, CONTROL, StudyResult
 
-SWEPT, CONTROL = "mixflow", "plain"
+SWEPT = "mixflow"
 OTHERS = (GREEN, PURPLE, SKY, "#8a8a8a", "#B8860B", "#7F3C8D")
 
 

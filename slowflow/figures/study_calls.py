@@ -5,11 +5,11 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 
-from slowflow.figures.arms import CONTROL, SWEPT, colours, in_order, labelled, log_ticks, studied, titled
+from slowflow.figures.arms import SWEPT, colours, in_order, labelled, log_ticks, studied, titled
 from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.figures.style import legend_below
 from slowflow.results import RunResult
-from slowflow.sweep.folder import BASE
+from slowflow.sweep.folder import BASE, CONTROL
 from slowflow.sweep.pooled import common_length, over_seeds
 
 

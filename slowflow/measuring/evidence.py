@@ -12,6 +12,8 @@ from importlib import resources
 from typing import Any
 
 FILE = "evidence.json"
+BEST_AFTER = "best after "
+"""What begins the name of the gamma that was best after a shorter training, as a pilot finds it."""
 
 
 @cache
@@ -33,7 +35,7 @@ def words(found: dict[str, Any] | None = None) -> str:
 
 
 def _cost(study: dict[str, Any], rows: dict[str, Any], method: str) -> str:
-    """One study: the regret of what auto takes, and of the best fixed gamma of the paper."""
+    """One study: the regret of what auto takes, of the best fixed gamma of the paper, and of no correction."""
     mine = rows[method]
     fixed = min(
         (row for name, row in rows.items() if name.startswith("fixed")), key=lambda row: row["regret"], default=None
@@ -46,7 +48,28 @@ def _cost(study: dict[str, Any], rows: dict[str, Any], method: str) -> str:
     )
     if fixed is not None and fixed["method"] != method:
         text += f", the paper's {fixed['gamma']:g} cost {fixed['regret']:.1f}"
+    if (none := rows.get("no correction")) is not None:
+        cost = f"{none['regret']:.1f} [{none['regret_low']:.1f}, {none['regret_high']:.1f}]"
+        text += f", plain training of the same length {cost}"
+        text += " (better than every gamma)" if none["regret_high"] < 0.0 else ""
     return text
+
+
+def pilots(found: dict[str, Any] | None = None) -> str:
+    """What the gamma that was best after a shorter training cost in the studies after the longest; empty where none says."""
+    found = stored() if found is None else found
+    said = []
+    for study in found["studies"]:
+        early = [row for row in study["rows"] if row["method"].startswith(BEST_AFTER)]
+        costs = [
+            f"{row['regret']:.1f} [{row['regret_low']:.1f}, {row['regret_high']:.1f}] after {row['method'][len(BEST_AFTER) :]}"
+            for row in early
+        ]
+        if costs:
+            said.append(f"on {study['name']} it cost {', '.join(costs)} of {study['length']} steps")
+    if not said:
+        return ""
+    return f"what is best after a short training need not be after a long one: in FD, {'; '.join(said)}"
 
 
 def outlook(formula: str, found: dict[str, Any] | None = None) -> str:

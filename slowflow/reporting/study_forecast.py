@@ -13,7 +13,7 @@ import pandas as pd
 from slowflow.measuring import forecast
 from slowflow.measuring.measurement import Measurement
 from slowflow.measuring.slack import Slack
-from slowflow.sweep.folder import StudyResult
+from slowflow.sweep.folder import CONTROL, StudyResult
 from slowflow.sweep.pooled import differences
 
 COLUMNS = ["study", "gamma", "length", "budget", "value", "low", "high", "chance", "beyond", "helps"]
@@ -25,14 +25,14 @@ def foretold(study: StudyResult) -> pd.DataFrame:
     Empty where the base was not measured by `level`, its pretraining is not known, or no arm can be compared with plain.
     """
     folder, base = study.path / "measure-base", study.protocol.get("base")
-    if not (folder / "manifest.json").exists() or not base or "plain" not in study.arms:
+    if not (folder / "manifest.json").exists() or not base or CONTROL not in study.arms:
         return pd.DataFrame(columns=COLUMNS)
     kinds = Measurement.load(folder).readings().get("level", {})
     model, genuine = kinds.get("model"), kinds.get("genuine")
     if not isinstance(model, Slack) or not isinstance(genuine, Slack):
         return pd.DataFrame(columns=COLUMNS)
     seen = float(base["train"]["steps"]) * base["train"]["batch_size"]
-    changed = differences(study, "plain")
+    changed = differences(study, CONTROL)
     changed = changed[(changed["metric"] == "fd") & (changed["group"] == "mixflow") & (changed["gamma"] > 0.0)]
     rows = []
     for one in changed.to_dict("records"):

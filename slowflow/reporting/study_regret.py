@@ -19,7 +19,8 @@ WHAT = (
     "noisy sweep looks better than it is: it is therefore chosen on the other seeds and judged on the one left out; under one seed "
     "the bootstrap's correction stands in, and the interval knows nothing of training. A star: its interval lies above zero, so it "
     "is more than the sweep's own noise (the column 'noise' is the half-width of the difference between the two best gammas). "
-    "Between two gammas of the sweep the metric is read off linearly. 'Best after N' is what a pilot of N steps would take."
+    "Between two gammas of the sweep the metric is read off linearly. 'Best after N' is what a pilot of N steps would take. "
+    "'No correction' is plain training of the same length, against the same best gamma: below zero, it did better than MixFlow."
 )
 
 
@@ -112,8 +113,14 @@ def regrets(studies: Sequence[StudyResult]) -> Part:
 
 
 def _beyond(row: Mapping[Any, Any], digits: int) -> str:
-    """Regret, with a star where it is more than the sweep's own noise."""
-    return text.signed(estimate(row), digits) + ("" if row["within_noise"] else " *")
+    """Regret, with a star where it is more than the sweep's own noise, and a word where it is clearly below zero."""
+    mark = "" if row["within_noise"] else " *"
+    return text.signed(estimate(row), digits) + (" (better)" if row["high"] < 0.0 else mark)
+
+
+def _gamma(row: Mapping[Any, Any], digits: int, then: str = "") -> str:
+    """The gamma of a row, or nothing where no correction was made."""
+    return "" if pd.isna(row["gamma"]) else f"{row['gamma']:.{digits}f}{then}"
 
 
 def _by_steps(table: pd.DataFrame, budgets: Sequence[int]) -> list[list[str]]:
@@ -121,7 +128,7 @@ def _by_steps(table: pd.DataFrame, budgets: Sequence[int]) -> list[list[str]]:
     rows = []
     for key, group in table.groupby(["study", "method"], sort=False):
         found = {int(row["budget"]): row for row in group.to_dict("records")}
-        cells = [f"{found[n]['gamma']:.2f}: {_beyond(found[n], 1)}" if n in found else "–" for n in budgets]
+        cells = [_gamma(found[n], 2, ": ") + _beyond(found[n], 1) if n in found else "–" for n in budgets]
         rows.append([*map(str, key), *cells])
     return rows
 
@@ -129,7 +136,7 @@ def _by_steps(table: pd.DataFrame, budgets: Sequence[int]) -> list[list[str]]:
 def _row(row: Mapping[Any, Any]) -> list[str]:
     digits = DIGITS.get(row["metric"], 3)
     return [
-        row["study"], row["metric"], f"{int(row['length']):,}", str(int(row["budget"])), row["method"], f"{row['gamma']:.3f}",
+        row["study"], row["metric"], f"{int(row['length']):,}", str(int(row["budget"])), row["method"], _gamma(row, 3) or "–",
         f"{row['best']:g}", _beyond(row, digits), f"{row['noise']:.{digits}f}", f"{row['chance_best']:.2f}", str(row["seeds"]),
     ]  # fmt: skip
 

@@ -17,7 +17,7 @@ from slowflow.reporting import text
 from slowflow.reporting.study_forecast import foretold, score
 from slowflow.reporting.study_parts import DIGITS, Part, Table, estimate, name, starred
 from slowflow.reporting.study_regret import automatic, paper, regrets
-from slowflow.sweep.folder import BASE, StudyResult
+from slowflow.sweep.folder import BASE, CONTROL, StudyResult
 from slowflow.sweep.pooled import differences, lags_over_seeds, over_seeds
 
 SHOWN = ("fd", "density", "coverage", "agreement")
@@ -76,12 +76,12 @@ def remedies(studies: Sequence[StudyResult]) -> Part:
     """Every arm against its control at equal network calls of sampling: distance, fidelity, coverage, agreement."""
     rows = []
     for study in studies:
-        for control in ("plain", BASE):
+        for control in (CONTROL, BASE):
             if control not in study.arms:
                 continue
             table = differences(study, control)
             trained = table["length"] > 0
-            mine = table[trained] if control == "plain" else table[~trained | (table["arm"] == "plain")]
+            mine = table[trained] if control == CONTROL else table[~trained | (table["arm"] == CONTROL)]
             rows += _against(study, mine[mine["length"] == mine.groupby("arm")["length"].transform("max")], control)
     heads = ["study", "arm", "control", "length", "calls a sample", "training calls", *_titles(SHOWN), "seeds"]
     said = [

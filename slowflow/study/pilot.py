@@ -33,6 +33,7 @@ from slowflow.flow.count import network_calls
 from slowflow.flow.model import FlowModel
 from slowflow.io import atomic
 from slowflow.io.run import RunFolder, read_json
+from slowflow.measuring import evidence
 from slowflow.records import HIGHER_IS_BETTER, Estimate, GammaFit
 from slowflow.remedies import make
 from slowflow.study.cell import BACKWARD
@@ -105,7 +106,7 @@ class Pick:
     rungs: list[dict[str, Any]]
 
     def over(self, fit: GammaFit) -> GammaFit:
-        """The fit of a measurement with this gamma recommended."""
+        """The fit of a measurement with this gamma recommended, warned by what pilots cost in the studies."""
         chosen = (
             f"pilot: best {self.metric} of {len(self.rungs[0]['gammas'])} gammas after short post-trainings of up to "
             f"{self.rungs[-1]['length']} steps ({self.calls:,} network calls); the chance that another candidate is better "
@@ -113,7 +114,8 @@ class Pick:
             f"{self.metric}; {self.split}"
         )
         estimates = {**fit.estimates, "pilot": self.estimate}
-        return replace(fit, gamma=self.gamma, method="pilot", estimates=estimates, chosen=chosen)
+        warnings = (*fit.warnings, *filter(None, [evidence.pilots()]))
+        return replace(fit, gamma=self.gamma, method="pilot", estimates=estimates, chosen=chosen, warnings=warnings)
 
 
 def pilot(

@@ -10,7 +10,8 @@ best after a shorter training (what a pilot finds). One of them replaces the ban
 and the one with the lowest mean ratio to the band is taken; a pilot, which trains, only where nothing else passes. Clearly:
 the 95 % interval of the difference excludes zero. The difference of two given gammas holds no best of anything, so the
 winner's curse does not enter; regret against the best of the sweep stands beside it for people (`regret.py`). Until some
-candidate passes, the band stays.
+candidate passes, the band stays. What no correction costs stands in the table as well and is no candidate: `auto` takes a
+gamma for whoever wants one, the verdict says whether one is needed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import pandas as pd
 from slowflow.errors import InputError
 from slowflow.sweep.folder import StudyResult
 from slowflow.sweep.grid import Sweep, sweep_of
-from slowflow.sweep.regret import PAPER, against, regret, suggestions
+from slowflow.sweep.regret import PAPER, UNCORRECTED, against, regret, suggestions, uncorrected
 
 STUDIES, SEEDS = 2, 2
 BAND, PILOT = "band", "best after"
@@ -68,6 +69,8 @@ def evidence(study: StudyResult, metric: str = "fd") -> pd.DataFrame:
         for method, gamma in _candidates(suggested, early).items():
             if sweep.holds(gamma):
                 rows.append(_row(study, sweep, (length, int(budget)), method, gamma, suggested[BAND]))
+        if (beside := uncorrected(study, metric, length, int(budget))) is not None:
+            rows.append(_row(study, beside, (length, int(budget)), UNCORRECTED, None, suggested[BAND]))
     return pd.DataFrame(rows)
 
 
@@ -77,14 +80,14 @@ def _candidates(suggested: dict[str, float], early: dict[int, Sweep]) -> dict[st
 
 
 def _row(
-    study: StudyResult, sweep: Sweep, where: tuple[int, int], method: str, gamma: float, band: float
+    study: StudyResult, sweep: Sweep, where: tuple[int, int], method: str, gamma: float | None, band: float
 ) -> dict[str, object]:
     apart, cost = against(sweep, gamma, band), regret(sweep, gamma)
     level = [abs(float(sweep.weights(g) @ sweep.mean)) for g in (gamma, band)]
     return {
         "study": study.protocol["name"], "seeds": sweep.seeds, "planned": len(study.protocol["seeds"]),
-        "gammas": len(sweep.gammas), "length": where[0], "budget": where[1], "method": method, "gamma": gamma,
-        "best": cost.best, "at_best": sweep.sign * float(sweep.mean.min()),
+        "gammas": len(sweep.gammas), "length": where[0], "budget": where[1], "method": method,
+        "gamma": np.nan if gamma is None else gamma, "best": cost.best, "at_best": sweep.sign * float(sweep.mean[sweep.best]),
         "value": apart.value, "low": apart.low, "high": apart.high, "ratio": level[0] / max(level[1], 1e-12),
         "regret": cost.value.value, "regret_low": cost.value.low, "regret_high": cost.value.high,
         "within_noise": cost.within_noise,
@@ -109,7 +112,7 @@ def choose(studies: Sequence[StudyResult] | pd.DataFrame, metric: str = "fd") ->
         why = f"the band until {STUDIES} studies have a whole sweep under {SEEDS} seeds or more ({count} so far)"
         return Choice(BAND, why, table)
     passed = {}
-    for method, rows in ripe[ripe["method"] != BAND].groupby("method"):
+    for method, rows in ripe[~ripe["method"].isin([BAND, UNCORRECTED])].groupby("method"):
         everywhere = rows["study"].nunique() == count
         if everywhere and (rows["low"] <= 0.0).all() and (rows.groupby("study")["high"].min() < 0.0).all():
             passed[str(method)] = float(np.exp(np.log(rows["ratio"]).mean()))

@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from slowflow.sweep import pooled
-from slowflow.sweep.folder import BASE, StudyResult
+from slowflow.sweep.folder import BASE, CONTROL, StudyResult
 
 SHORT = 0.05
 """An interval around no change is short when it stays within this share of the number it is compared with."""
@@ -117,7 +117,7 @@ def _pairs(*pairs: tuple[str, str, int]) -> Rows:
 
 def _steps(case: Case) -> Iterable[dict[str, Any]]:
     """The gain over plain post-training at the fewest steps minus that at the most, as a difference of log ratios."""
-    if "plain" not in case.study.arms:
+    if CONTROL not in case.study.arms:
         return
     table = pooled.gain_by_steps(case.study, case.metric)
     for one in table[table["length"] == table.groupby("arm")["length"].transform("max")].to_dict("records"):

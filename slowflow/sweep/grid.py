@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from slowflow.errors import InputError
 from slowflow.records import HIGHER_IS_BETTER
-from slowflow.sweep.folder import StudyResult
+from slowflow.sweep.folder import CONTROL, StudyResult
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Sweep:
 
     Args:
         gammas: [gamma], ascending.
-        values: [gamma, seed].
-        draws: [gamma, seed, resample], paired over gammas within a seed; may be biased, only their spread is used.
+        values: [row, seed]; a row is a gamma, and the last one training without a correction where that is beside them.
+        draws: [row, seed, resample], paired over rows within a seed; may be biased, only their spread is used.
         metric: whose values they are. sign: -1 where they were turned.
     """
 
@@ -41,7 +41,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         k, s = self.values.shape
-        if k < 2 or len(self.gammas) != k or self.draws.shape[:2] != (k, s):
+        if len(self.gammas) < 2 or k - len(self.gammas) not in (0, 1) or self.draws.shape[:2] != (k, s):
             raise InputError(f"a sweep of {len(self.gammas)} gammas with values {self.values.shape}; at least 2 gammas")
         if np.any(np.diff(self.gammas) <= 0):
             raise InputError(f"the gammas of a sweep must ascend, got {self.gammas.tolist()}")
@@ -52,14 +52,14 @@ class Sweep:
         return int(self.values.shape[1])
 
     @property
-    def mean(self) -> Float[np.ndarray, " gamma"]:
+    def mean(self) -> Float[np.ndarray, " row"]:
         """Mean over seeds."""
         return self.values.mean(axis=1)
 
     @property
     def best(self) -> int:
         """Index of the gamma with the lowest mean."""
-        return int(np.argmin(self.mean))
+        return int(np.argmin(self.mean[: len(self.gammas)]))
 
     @cached_property
     def variance(self) -> tuple[float, float]:
@@ -79,15 +79,15 @@ class Sweep:
         """Degrees of freedom behind the covariance."""
         return np.inf if self.seeds == 1 else self.variance[1]
 
-    def covariance(self) -> Float[np.ndarray, "gamma gamma"]:
-        """Of the means, up to a part that all gammas share and that no difference sees."""
+    def covariance(self) -> Float[np.ndarray, "row row"]:
+        """Of the means, up to a part that all rows share and that no difference sees."""
         if self.seeds == 1:
             return np.atleast_2d(np.cov(self.draws[:, 0, :]))
-        return np.eye(len(self.gammas)) * self.variance[0] / self.seeds
+        return np.eye(len(self.values)) * self.variance[0] / self.seeds
 
-    def errors(self, draw: np.random.Generator, size: tuple[int, ...]) -> Float[np.ndarray, "*size gamma"]:
+    def errors(self, draw: np.random.Generator, size: tuple[int, ...]) -> Float[np.ndarray, "*size row"]:
         """Errors of the means, normal, their scale as uncertain as the freedom says (one scale a first index)."""
-        found = draw.multivariate_normal(np.zeros(len(self.gammas)), self.covariance(), size=size, method="eigh")
+        found = draw.multivariate_normal(np.zeros(len(self.values)), self.covariance(), size=size, method="eigh")
         if np.isinf(self.freedom):
             return np.asarray(found)
         scale = np.sqrt(self.freedom / draw.chisquare(self.freedom, size=size[0]))
@@ -97,40 +97,52 @@ class Sweep:
         """True where the metric at `gamma` can be read off."""
         return bool(self.gammas[0] <= gamma <= self.gammas[-1])
 
-    def weights(self, gamma: float) -> Float[np.ndarray, " gamma"]:
+    def weights(self, gamma: float | None) -> Float[np.ndarray, " row"]:
         """Weights that read a value at `gamma` off the sweep: linear between neighbours, no reading outside it.
 
+        Args:
+            gamma: in the sweep; None = training without a correction.
+
         Raises:
-            InputError: gamma outside the sweep.
+            InputError: gamma outside the sweep, or no such training beside it.
         """
+        if gamma is None:
+            if len(self.values) == len(self.gammas):
+                raise InputError("this sweep has no training without a correction beside it")
+            return np.eye(len(self.values))[-1]
         if not self.holds(gamma):
             raise InputError(f"gamma {gamma:.3f} lies outside the sweep, {self.gammas[0]:g} to {self.gammas[-1]:g}")
-        return np.array([np.interp(gamma, self.gammas, row) for row in np.eye(len(self.gammas))])
+        return np.array([np.interp(gamma, self.gammas, row[: len(self.gammas)]) for row in np.eye(len(self.values))])
 
 
-def sweep_of(result: StudyResult, metric: str, length: int, budget: int, group: str = "mixflow") -> Sweep:
-    """The sweep of one group of arms at one length and step count, on the seeds that every gamma has.
+def sweep_of(
+    result: StudyResult, metric: str, length: int, budget: int, group: str = "mixflow", *, control: bool = False
+) -> Sweep:
+    """The sweep of one group of arms at one length and step count, on the seeds that every row has.
+
+    Args:
+        result: a study.
+        metric, length, budget: the setting.
+        group: arms that are swept.
+        control: with plain training of the same length as the last row.
 
     Raises:
-        InputError: fewer than two gammas, or no seed that all of them have.
+        InputError: fewer than two gammas, or no seed that all rows have.
     """
     rows = result.rows
-    here = rows[
-        (rows["group"] == group)
-        & (rows["metric"] == metric)
-        & (rows["length"] == length)
-        & (rows["budget"] == budget)
-        & rows["gamma"].notna()
-    ]
-    arms = {float(g): str(arm) for g, arm in here[["gamma", "arm"]].itertuples(index=False)}
-    if len(arms) < 2:
-        raise InputError(f"{result.path} has no sweep of '{group}' at {length} steps: {len(arms)} gammas are finished")
-    had = here.groupby("seed")["gamma"].nunique()
+    here = rows[(rows["metric"] == metric) & (rows["length"] == length) & (rows["budget"] == budget)]
+    swept = here[(here["group"] == group) & here["gamma"].notna()].sort_values("gamma", kind="stable")
+    gammas = swept["gamma"].unique()
+    if len(gammas) < 2:
+        raise InputError(
+            f"{result.path} has no sweep of '{group}' at {length} steps: {len(gammas)} gammas are finished"
+        )
+    arms = [*swept["arm"].unique(), *([CONTROL] if control else [])]
+    had = here[here["arm"].isin(arms)].groupby("seed")["arm"].nunique()
     seeds = [int(s) for s in had.index[had == len(arms)].tolist()]
     if not seeds:
         raise InputError(f"{result.path}: no seed of '{group}' is finished for every gamma yet")
-    here = here[here["seed"].isin(seeds)]
     sign = -1.0 if HIGHER_IS_BETTER[metric] else 1.0
-    values = here.pivot_table(index="gamma", columns="seed", values="value").loc[sorted(arms), seeds].to_numpy()
-    draws = [[result.draws(arms[g], s, metric, length, budget) for s in seeds] for g in sorted(arms)]
-    return Sweep(np.array(sorted(arms)), sign * values, sign * np.array(draws), metric, sign)
+    values = here.pivot_table(index="arm", columns="seed", values="value").loc[arms, seeds].to_numpy()
+    draws = [[result.draws(arm, s, metric, length, budget) for s in seeds] for arm in arms]
+    return Sweep(gammas, sign * values, sign * np.array(draws), metric, sign)

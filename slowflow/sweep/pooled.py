@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from slowflow.errors import InputError
-from slowflow.sweep.folder import StudyResult
+from slowflow.sweep.folder import CONTROL, StudyResult
 from slowflow.sweep.intervals import LEVEL, intervals
 
 WHERE = ["length", "budget", "metric"]
@@ -45,7 +45,7 @@ def over_seeds(result: StudyResult) -> pd.DataFrame:
     return table.assign(longest=table.groupby("arm")["length"].transform("max"))
 
 
-def differences(result: StudyResult, against: str = "plain") -> pd.DataFrame:
+def differences(result: StudyResult, against: str = CONTROL) -> pd.DataFrame:
     """Every arm minus the arm `against`, on the seeds both have, paired by seed and sample id.
 
     A number at a length is compared with `against` at the same length; an untrained arm has one length, 0, which every
@@ -77,7 +77,7 @@ def differences(result: StudyResult, against: str = "plain") -> pd.DataFrame:
     return _table(found, WHERE, [*ABOUT, *WHERE, "steps", "nfe", "against"])
 
 
-def gain_by_steps(result: StudyResult, metric: str = "fd", control: str = "plain") -> pd.DataFrame:
+def gain_by_steps(result: StudyResult, metric: str = "fd", control: str = CONTROL) -> pd.DataFrame:
     """Does the gain over the control grow with fewer steps? log(arm / control) at the fewest steps minus that at the most.
 
     Ratios, because a metric is larger at fewer steps for every arm alike. Negative: the arm gains more at fewer steps (for a

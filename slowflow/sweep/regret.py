@@ -15,6 +15,9 @@ numbers are therefore given:
 seeds around its means, with the variance of `grid.py`, select anew each time, and compare with the regret that is true in
 that world; bias and selection are then inside the interval. `noise` is the half-width of the difference between the two
 best gammas: a regret below it cannot be told from zero by this sweep.
+
+Not correcting at all (`UNCORRECTED`: plain training of the same length) is judged against the same best gamma. Its regret
+may lie below zero: then whoever was told that no correction is needed did better than the best of the sweep.
 """
 
 from __future__ import annotations
@@ -29,12 +32,13 @@ from scipy import stats
 from slowflow import rng
 from slowflow.errors import InputError
 from slowflow.records import Estimate
-from slowflow.sweep.folder import BASE, StudyResult
+from slowflow.sweep.folder import BASE, CONTROL, StudyResult
 from slowflow.sweep.grid import Sweep, sweep_of
 
 REDRAWN = 4000
 PAPER = (0.8, 0.4)
 """The paper's fixed gammas, for SiT and for RAE."""
+UNCORRECTED = "no correction"
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Regret:
     """Regret of one gamma.
 
     Args:
-        gamma: the suggested one. best: the one with the lowest mean.
+        gamma: the suggested one; None = no correction. best: the one with the lowest mean.
         value: split, or corrected under one seed, with its interval.
         naive, corrected, split: see above; split is None under one seed.
         noise: half-width of the 95 % interval of a difference between two gammas.
@@ -50,7 +54,7 @@ class Regret:
         seeds: behind it.
     """
 
-    gamma: float
+    gamma: float | None
     best: float
     value: Estimate
     naive: float
@@ -66,28 +70,29 @@ class Regret:
         return self.value.low <= 0.0
 
 
-def regret(sweep: Sweep, gamma: float, seed: int = 0) -> Regret:
+def regret(sweep: Sweep, gamma: float | None, seed: int = 0) -> Regret:
     """Regret of `gamma` in a sweep; between two gammas of the sweep the metric is read off linearly.
 
     Args:
         sweep: values over gamma and seeds.
-        gamma: the suggested one, inside the sweep.
+        gamma: the suggested one, inside the sweep; None = no correction, where the sweep has that beside it.
         seed: of the redrawn sweeps.
 
     Raises:
         InputError: gamma outside the sweep.
     """
-    at = sweep.weights(gamma)
+    at, swept = sweep.weights(gamma), len(sweep.gammas)
     mean, world = sweep.mean, _redrawn(sweep, rng.generator(seed, "regret", sweep.seeds))
     means = world.mean(axis=2)
-    naive = float(at @ mean - mean.min())
-    corrected = naive + float(means.min(axis=1).mean() - mean.min())
-    split = float(_split(sweep.values[None], at)[0]) if sweep.seeds > 1 else None
-    again = means @ at - means.min(axis=1) if split is None else _split(world, at)
+    best, bests = mean[:swept].min(), means[:, :swept].min(axis=1)
+    naive = float(at @ mean - best)
+    corrected = naive + float(bests.mean() - best)
+    split = float(_split(sweep.values[None], at, swept)[0]) if sweep.seeds > 1 else None
+    again = means @ at - bests if split is None else _split(world, at, swept)
     found = naive if split is None else split
     value = corrected if split is None else split
     low, high = found - np.quantile(again - naive, [0.975, 0.025])
-    order, unit = np.argsort(mean), np.eye(len(mean))
+    order, unit = np.argsort(mean[:swept]), np.eye(len(mean))
     noise, own = (_half(sweep, unit[order[1]] - unit[order[0]]), _half(sweep, at - unit[order[0]]))
     low, high = min(low, value - own), max(high, value + own)  # redrawing alone is too sure near a flat minimum
     return Regret(
@@ -98,16 +103,17 @@ def regret(sweep: Sweep, gamma: float, seed: int = 0) -> Regret:
         corrected=corrected,
         split=split,
         noise=noise,
-        chance_best=float(np.mean(means @ at <= means.min(axis=1) + 1e-12)),
+        chance_best=float(np.mean(means @ at <= bests + 1e-12)),
         seeds=sweep.seeds,
     )
 
 
-def _split(values: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """[world, gamma, seed] -> [world]: the best is chosen on all seeds but one and judged on that one, in turn."""
+def _split(values: np.ndarray, at: np.ndarray, swept: int) -> np.ndarray:
+    """[world, row, seed] -> [world]: the best of the first `swept` rows is chosen on all seeds but one and judged on that one,
+    in turn."""
     seeds = values.shape[2]
     others = (values.sum(axis=2, keepdims=True) - values) / (seeds - 1)
-    chosen = np.take_along_axis(values, others.argmin(axis=1)[:, None, :], axis=1)[:, 0, :]
+    chosen = np.take_along_axis(values, others[:, :swept].argmin(axis=1)[:, None, :], axis=1)[:, 0, :]
     return np.asarray((np.einsum("g,wgs->ws", at, values) - chosen).mean(axis=1))
 
 
@@ -118,7 +124,7 @@ def _half(sweep: Sweep, contrast: np.ndarray) -> float:
 
 
 def _redrawn(sweep: Sweep, draw: np.random.Generator) -> np.ndarray:
-    """Tables [REDRAWN, gamma, seed] around the means."""
+    """Tables [REDRAWN, row, seed] around the means."""
     errors = sweep.errors(draw, (REDRAWN, sweep.seeds)) * np.sqrt(sweep.seeds)
     return np.asarray(sweep.mean[:, None] + errors.transpose(0, 2, 1))
 
@@ -135,7 +141,7 @@ def suggestions(result: StudyResult) -> dict[str, float]:
 def regret_table(
     result: StudyResult, suggested: dict[str, float], *, group: str = "mixflow", fixed: tuple[float, ...] = PAPER
 ) -> pd.DataFrame:
-    """Regret of every suggestion, and of the paper's fixed gammas, at every length, step count and metric of a study.
+    """Regret of every suggestion, of the paper's fixed gammas, and of no correction, at every length, step count and metric.
 
     Args:
         result: a study with a sweep over gamma.
@@ -144,8 +150,8 @@ def regret_table(
         fixed: gammas taken without looking. Gammas outside what is swept so far are left out.
 
     Returns:
-        study, metric, length, budget, method, gamma, best, value, low, high, naive, corrected, split, noise, chance_best,
-        seeds, within_noise.
+        study, metric, length, budget, method, gamma (NaN for no correction), best, value, low, high, naive, corrected, split,
+        noise, chance_best, seeds, within_noise. No correction is there when some seed has it and the whole sweep.
 
     Raises:
         InputError: the study has no finished sweep.
@@ -156,10 +162,23 @@ def regret_table(
     for metric, length, budget in settings.itertuples(index=False):
         sweep = sweep_of(result, metric, length, budget, group)
         inside = {method: gamma for method, gamma in methods.items() if sweep.holds(gamma)}
-        rows += [_row(result, sweep, (metric, length, budget), method, gamma) for method, gamma in inside.items()]
+        where = (metric, length, budget)
+        rows += [_row(result, sweep, where, method, gamma) for method, gamma in inside.items()]
+        if (beside := uncorrected(result, *where, group)) is not None:
+            rows.append(_row(result, beside, where, UNCORRECTED, None))
     if not rows:
         raise InputError(f"{result.path} has no sweep of '{group}'")
     return pd.DataFrame(rows)
+
+
+def uncorrected(result: StudyResult, metric: str, length: int, budget: int, group: str = "mixflow") -> Sweep | None:
+    """The sweep with plain training of the same length beside it; None where no seed has all of it."""
+    if CONTROL not in result.arms:
+        return None
+    try:
+        return sweep_of(result, metric, length, budget, group, control=True)
+    except InputError:
+        return None  # plain training is not finished where the sweep is
 
 
 def pilot_table(result: StudyResult, group: str = "mixflow") -> pd.DataFrame:
@@ -182,8 +201,9 @@ def pilot_table(result: StudyResult, group: str = "mixflow") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def against(sweep: Sweep, gamma: float, other: float) -> Estimate:
+def against(sweep: Sweep, gamma: float | None, other: float | None) -> Estimate:
     """Metric at one gamma minus metric at another, lower is better; nothing was selected, so nothing is cursed.
+    None is no correction.
 
     Raises:
         InputError: a gamma outside the sweep.
@@ -193,12 +213,14 @@ def against(sweep: Sweep, gamma: float, other: float) -> Estimate:
     return Estimate(value, value - half, value + half, sweep.seeds)
 
 
-def _row(result: StudyResult, sweep: Sweep, where: tuple[str, int, int], method: str, gamma: float) -> dict[str, Any]:
+def _row(
+    result: StudyResult, sweep: Sweep, where: tuple[str, int, int], method: str, gamma: float | None
+) -> dict[str, Any]:
     found = regret(sweep, gamma)
     metric, length, budget = where
     return {
         "study": result.protocol["name"], "metric": metric, "length": length, "budget": budget,
-        "method": method, "gamma": gamma, "best": found.best,
+        "method": method, "gamma": np.nan if gamma is None else gamma, "best": found.best,
         "value": found.value.value, "low": found.value.low, "high": found.value.high,
         "naive": found.naive, "corrected": found.corrected, "split": found.split, "noise": found.noise,
         "chance_best": found.chance_best, "seeds": found.seeds, "within_noise": found.within_noise,

@@ -59,6 +59,21 @@ def test_the_cost_of_what_is_taken_is_said_with_its_interval(monkeypatch):
     assert "within the sweep's noise" in evidence.words(held(monkeypatch, "fixed 0.8"))
 
 
+def test_what_no_correction_cost_is_said_beside_it(monkeypatch):
+    plain = {**BAND, "method": "no correction", "gamma": None, "regret": -3.7, "regret_low": -6.4, "regret_high": -0.5}
+    for high, word in ((-0.5, " (better than every gamma)"), (0.5, "")):
+        rows = [BAND, FIXED, {**plain, "regret_high": high}]
+        said = evidence.words(held(monkeypatch, "band", studies=[{**STUDY, "rows": rows}]))
+        assert said.endswith(f"plain training of the same length -3.7 [-6.4, {high}]{word}")
+
+
+def test_what_a_pilot_would_have_cost_is_said(monkeypatch):
+    early = [{**BAND, "method": f"best after {n}", "regret": cost} for n, cost in ((200, 13.9), (2000, 0.0))]
+    said = evidence.pilots(held(monkeypatch, "band", studies=[{**STUDY, "rows": [BAND, *early]}]))
+    assert "on a it cost 13.9 [13.3, 20.1] after 200, 0.0 [13.3, 20.1] after 2000 of 6000 steps" in said
+    assert evidence.pilots(held(monkeypatch, "band")) == ""
+
+
 def test_a_formula_that_did_not_carry_is_not_used():
     seen = {"forecast": {"cells": 20, "right": 3, "constant": 17, "commoner": "hurts", "studies": ["a"]}}
     said = evidence.outlook("MixFlow will help.", seen)

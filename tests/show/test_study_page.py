@@ -8,7 +8,7 @@ from studymaker import planted, protocol
 
 from slowflow.errors import InputError
 from slowflow.reporting.page import write_page, write_report
-from slowflow.reporting.study_page import render_studies, studies_markdown
+from slowflow.reporting.study_page import FIGURES, render_studies, studies_markdown
 from slowflow.reporting.study_parts import Table
 from slowflow.results import RunResult
 from slowflow.sweep import findings
@@ -42,7 +42,7 @@ def test_the_page_has_every_part_and_loads_nothing_from_outside(study):
         "numbers",
     ):
         assert f'id="{part}"' in page
-    assert page.count('src="data:image/') == 4
+    assert page.count('src="data:image/') == len(FIGURES)
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
 
 

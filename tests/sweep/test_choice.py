@@ -8,7 +8,7 @@ from studymaker import GAMMAS, planted, protocol
 from slowflow.sweep.choice import choose, evidence
 from slowflow.sweep.folder import StudyResult
 from slowflow.sweep.grid import Sweep
-from slowflow.sweep.regret import against, pilot_table, regret
+from slowflow.sweep.regret import UNCORRECTED, against, pilot_table, regret
 
 MU = 40.0 * (np.array(GAMMAS) - 0.7) ** 2
 
@@ -52,6 +52,20 @@ def test_the_rule_can_be_repeated_from_its_rows(tmp_path):
     several = studies(tmp_path, {"a": best_at(0.8), "b": best_at(0.7)})
     again = choose(pd.concat([evidence(one) for one in several], ignore_index=True))
     assert again.method == choose(several).method
+
+
+def test_no_correction_stands_in_the_table_and_is_never_taken(tmp_path):
+    """Plain training is planted at 40, below every gamma."""
+
+    def truth(arm, gamma, length, budget):
+        return 40.0 if gamma is None else 60.0 + 60.0 * (gamma - 0.15) ** 2
+
+    found = choose(studies(tmp_path, {"a": truth, "b": truth}))
+    assert found.method == "band"
+    rows = found.table[found.table["method"] == UNCORRECTED]
+    assert (rows["high"] < 0.0).all()
+    assert (rows["regret_high"] < 0.0).all()
+    assert rows["regret"].between(-23.0, -17.0).all()
 
 
 def test_a_study_without_a_band_or_a_sweep_is_no_evidence(tmp_path):

@@ -1,14 +1,13 @@
 """Regret against closed forms: the expected minimum of normals, planted optima, the winner's curse."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from studymaker import GAMMAS, fd, planted
 
 from slowflow.errors import InputError
 from slowflow.sweep.folder import StudyResult
 from slowflow.sweep.grid import Sweep, sweep_of
-from slowflow.sweep.regret import regret, regret_table
+from slowflow.sweep.regret import UNCORRECTED, against, regret, regret_table
 
 
 def table(mu, seeds, draw, noise=1.0, shared=3.0):
@@ -83,17 +82,57 @@ def test_one_seed_is_judged_by_the_bootstrap_and_says_so():
     assert found.value.value == found.corrected
 
 
+def with_control(mu, seeds, draw, noise=1.0):
+    """The same around `mu`, whose last number is training without a correction."""
+    found = table(mu, seeds, draw, noise)
+    return Sweep(np.linspace(0.0, 1.0, len(mu) - 1), found.values, found.draws)
+
+
+def test_no_correction_is_judged_against_the_best_gamma_and_may_be_better():
+    mu = np.array([3.0, 1.0, 2.0, 0.5])
+    sweep = Sweep(
+        np.linspace(0, 1, 3), np.stack([mu, mu + 7.0], axis=1), np.repeat(mu[:, None, None], 2, 1) + np.zeros((4, 2, 9))
+    )
+    found = regret(sweep, None)
+    assert (found.best, found.naive, found.split) == (0.5, -0.5, -0.5)
+    assert regret(sweep, 0.5).naive == 0.0  # the best of the sweep is a gamma
+    assert against(sweep, None, 0.5).value == -0.5
+    assert sweep.gammas[sweep.best] == 0.5
+
+
+def test_the_interval_of_no_correction_holds_its_true_regret():
+    draw = np.random.default_rng(6)
+    mu = [*(10 * (np.linspace(0, 1, 7) - 0.7) ** 2), -1.0]
+    true = -1.0 - min(mu[:-1])
+    found = [regret(with_control(mu, 3, draw), None).value for _ in range(150)]
+    # 150 worlds at 95 %: a standard error of 1.8 points
+    assert np.mean([one.low <= true <= one.high for one in found]) >= 0.9
+
+
+def test_a_sweep_without_its_control_says_so():
+    with pytest.raises(InputError, match="no training without a correction"):
+        regret(table([0.0, 1.0], 2, np.random.default_rng(0)), None)
+
+
+def test_a_study_without_plain_training_has_no_such_row(tmp_path):
+    study = StudyResult.load(planted(tmp_path / "s"))
+    alone = StudyResult(study.path, study.protocol, [c for c in study.cells if c["arm"] != "plain"], study.identity)
+    assert set(regret_table(alone, {})["method"]) == {"fixed 0.8", "fixed 0.4"}
+
+
 def test_a_study_gives_regret_of_suggestions_and_of_the_papers_gammas(tmp_path):
     study = StudyResult.load(planted(tmp_path / "s"))
     rows = regret_table(study, {"band": 0.15})
-    assert set(rows["method"]) == {"band", "fixed 0.8", "fixed 0.4"}
+    assert set(rows["method"]) == {"band", "fixed 0.8", "fixed 0.4", UNCORRECTED}
     assert set(rows["metric"]) == {"fd", "coverage"}
     last = rows[(rows["metric"] == "fd") & (rows["length"] == 3000) & (rows["budget"] == 50)].set_index("method")
     truth = {g: fd("m", g, 3000, 50) for g in GAMMAS}
     for method, gamma in (("fixed 0.8", 0.8), ("fixed 0.4", 0.4)):
         true = truth[gamma] - min(truth.values())
         assert last.loc[method, "low"] <= true <= last.loc[method, "high"]
-    assert isinstance(rows, pd.DataFrame)
+    true = fd("plain", None, 3000, 50) - min(truth.values())
+    assert last.loc[UNCORRECTED, "low"] <= true <= last.loc[UNCORRECTED, "high"]
+    assert np.isnan(last.loc[UNCORRECTED, "gamma"])
 
 
 def test_higher_is_better_is_turned(tmp_path):
