@@ -83,62 +83,13 @@ def compare(
 
     must_be_known(published)
     found = run_compare(*run, against=against)
-    table = found.differences
-    shown = table[table["length"] == table.groupby("arm")["length"].transform("max")] if "length" in table else table
-    for (other, metric), group in shown.groupby(["against", "metric"], sort=False):
-        _say_differences(output, found.labels.get(metric, metric), other, metric, group)
-    output.say("\nbetter, worse, slower, faster: 95 % interval clear of zero; one in 20 by chance")
+    for line in str(found).splitlines():
+        output.say(line)
     for name, one in found.evaluations.items():
         say_published(output, name, one, published)
-    _say_regret(output, found.regret, found.labels.get("fd", "FD"))
     output.answer(answer(found))
-
-
-def _say_differences(output: s.Output, name: str, other: str, metric: str, table: Any) -> None:
-    """One metric of one or several arms, minus that of another: a block for all step counts, or one each for many arms."""
-    alone = table["arm"].nunique() == 1
-    name = name.replace("lag (", "lag in units of gamma (")
-    for steps, rows in [(None, table)] if alone else table.groupby(_steps(table), sort=False):
-        where = f" at {steps} steps" if steps is not None else f" of {table['arm'].iloc[0]}"
-        output.say(f"\n{name}{where}, minus that of {other}")
-        for row in rows.to_dict("records"):
-            of = f"{row[_steps(table)]:>5} steps" if alone else f"{row['arm']:<28}"
-            value = f"{row['value']:+9.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-            output.say(f"  {of} {value}{_after(row)}{_word(metric, row)}")
-
-
-def _word(metric: str, row: dict[str, Any]) -> str:
-    """What a difference clear of zero means; nothing for one that is not clear."""
-    from slowflow.records import Estimate
-    from slowflow.reporting.text import change_word
-
-    found = Estimate(row["value"], row["low"], row["high"], row["n"])
-    if not found.excludes(0.0):
-        return ""
-    if metric.startswith("lag"):
-        return "  slower" if found.value > 0 else "  faster"
-    return f"  {change_word(metric, found)}"
-
-
-def _say_regret(output: s.Output, table: Any, name: str) -> None:
-    """What a suggested gamma costs against the best of the sweep, after the longest training."""
-    if table is None:
-        return
-    last = table[(table["length"] == table["length"].max()) & (table["metric"] == "fd")]
-    for steps, rows in last.groupby("budget"):
-        output.say(f"\nregret in {name} at {steps} steps (best of the sweep: gamma {rows['best'].iloc[0]:g})")
-        for row in rows.to_dict("records"):
-            word = "within the sweep's noise" if row["within_noise"] else "more than the sweep's noise"
-            output.say(
-                f"  {row['method']:<10} gamma {row['gamma']:.3f}  {row['value']:+8.3f} "
-                f"[{row['low']:+.3f}, {row['high']:+.3f}]  {word}"
-            )
 
 
 def _after(row: dict[str, Any]) -> str:
     """The length of training behind a number; nothing for an arm without one."""
     return f"  after {row['length']:,} steps" if row.get("length") else ""
-
-
-def _steps(table: Any) -> str:
-    return "budget" if "budget" in table else "steps"

@@ -18,6 +18,7 @@ from slowflow.errors import InputError
 from slowflow.evaluating.evaluation import Evaluation, features_label, label
 from slowflow.measuring.measurement import Measurement
 from slowflow.records import Estimate
+from slowflow.reporting.compared import CLEAR, difference_lines, regret_lines
 from slowflow.results import Arm, RunResult, lag_changes
 from slowflow.sweep import pooled
 from slowflow.sweep.folder import BASE, StudyResult, is_study
@@ -63,13 +64,12 @@ class Comparison:
         return list(self.measurements.values())[1]
 
     def __str__(self) -> str:
-        text = self.differences.to_string(index=False, float_format=lambda x: f"{x:.3f}")
-        if self.lag_change is None:
-            return text
-        return (
-            f"lag of {self.after.path} against {self.before.path}, in units of gamma: {self.lag_change} "
-            f"(negative = smaller)\n{text}"
-        )
+        lines = [*difference_lines(self.differences, self.labels), "", CLEAR]
+        lines += regret_lines(self.regret, self.labels.get("fd", "FD"))
+        if self.lag_change is not None:
+            change = f"lag of {self.after.path} against {self.before.path}, in units of gamma: {self.lag_change}"
+            lines = [f"{change} (negative = smaller)", *lines]
+        return "\n".join(lines)
 
 
 def compare(*runs: str | Path | Measurement | Evaluation | StudyResult, against: str | None = None) -> Comparison:

@@ -21,8 +21,8 @@ FLOORS = {
     "flow": 3,
     "cards": 4, "data": 4, "published": 4, "codecs": 5, "families": 5,
     "remedies": 6, "protocols": 6, "measuring": 7, "train": 7, "evaluating": 7,
-    "sweep": 7, "results": 8, "fitting": 8, "figures": 9, "comparison": 9, "reporting": 10,
-    "pipeline": 11, "study": 11, "testing": 11, "api": 12, "__init__": 13, "slowflow_cli": 14,
+    "sweep": 7, "results": 8, "fitting": 8, "figures": 9, "reporting": 10,
+    "comparison": 11, "pipeline": 11, "study": 11, "testing": 11, "api": 12, "__init__": 13, "slowflow_cli": 14,
 }  # fmt: skip
 SIBLINGS = {"measuring", "train", "evaluating"}
 

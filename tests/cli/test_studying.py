@@ -9,6 +9,7 @@ from slowflow_cli.main import app
 from studymaker import planted, protocol
 from typer.testing import CliRunner
 
+from slowflow.comparison import compare
 from slowflow.measuring.measurement import Measurement
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "example-study.toml"
@@ -64,6 +65,9 @@ def test_compare_says_differences_and_regret(study):
     assert re.search(r"^regret in FD-\w+ at 50 steps", err, re.MULTILINE)
     assert re.search(r"^FD-\w+ at 50 steps, minus that of plain$", err, re.MULTILINE)
     assert "fd at" not in err
+    assert re.search(r"^  no correction +[+-]\d", err, re.MULTILINE)
+    assert "nan" not in err
+    assert str(compare(study)) in err
     against, _ = slowflow("compare", study, "--against", "base")
     assert "minus that of base" in against
 
