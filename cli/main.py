@@ -16,6 +16,7 @@ from slowflow_cli import (
     shared,
     showing,
     studying,
+    suggesting,
     training,
     watching,
     whole,
@@ -38,7 +39,7 @@ app = typer.Typer(
 
 GROUPS = {
     "Start here": (whole.demo, whole.run, look.doctor, look.ls, look.check),
-    "Measure": (measuring.measure, measuring.suggest, measuring.diagnose, calibrating.calibrate),
+    "Measure": (measuring.measure, suggesting.suggest, measuring.diagnose, calibrating.calibrate),
     "Correct": (training.posttrain, training.pretrain, exporting.export),
     "Make and judge": (making.sample, making.evaluate, encoding.encode),
     "Compare": (studying.compare, studying.study),
