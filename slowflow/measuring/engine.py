@@ -70,7 +70,8 @@ def measure(
         model_id: what identifies the checkpoint; goes into the configuration.
         nulls_from: a measurement of another model on the same path, data and probe, whose nulls are copied: they know
             nothing of the model, so they would come out the same.
-        reopen: how model and data were asked for, so that `diagnose` can open them again.
+        reopen: how model and data were asked for, so that `diagnose` can open them again; `beside` instead of `model` is a
+            path from the folder of the measurement.
         remedy: what corrects the sampling that is measured; the nulls know nothing of it but its solver.
         progress: called with (samples done, samples in all, note).
         overlap: search behind the sampling's back; None = where the network is on a GPU. The result is the same.

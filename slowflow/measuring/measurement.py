@@ -305,6 +305,8 @@ class Measurement:
         """
         known = {"family": "sit", **dict.fromkeys(("factory", "interpolant", "prediction", "heads"))}
         found = {**known, **(self.facts.get("reopen") or {})}
+        if "beside" in found:
+            found["model"] = str(self.path / found.pop("beside"))
         found |= {key: value for key, value in (("model", model), ("data", data)) if value is not None}
         missing = [key for key in ("model", "data") if found.get(key) is None]
         if missing:

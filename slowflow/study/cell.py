@@ -89,6 +89,14 @@ class Shared:
         """Folder of the measurement of the base, kept for its nulls and for differences."""
         return self.path / "measure-base"
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """How the base and the data are opened again, so that its measurement can be diagnosed and piloted from."""
+        protocol = self.protocol
+        if protocol.base is not None:
+            return {"beside": "../base/model.safetensors", "data": protocol.data}
+        return {"model": protocol.model, "family": protocol.family, "data": protocol.data}
+
     def measured(self) -> Measurement:
         """The base measured with everything that a remedy may be made from, once, by itself: other measures than the
         protocol's change no number of the table."""
@@ -101,6 +109,7 @@ class Shared:
             self.path / "measure-fit",
             heldout=self.protocol.heldout,
             model_id=self.base_id,
+            reopen=self.asked,
         )
 
     @cached_property
@@ -258,6 +267,7 @@ class Cell:
             heldout=protocol.heldout,
             model_id=shared.base_id if untouched else {**shared.base_id, "arm": self.arm.name, "seed": self.seed},
             nulls_from=None if untouched else shared.base_measure,
+            reopen=shared.asked if untouched else None,
             **armed.extra,
             progress=lambda done, total, note: progress(self.cost(), f"measuring, {note}"),
         )

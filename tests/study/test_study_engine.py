@@ -10,8 +10,9 @@ import torch
 from slowflow.comparison import compare
 from slowflow.data.sets import SETS
 from slowflow.errors import ConfigMismatchError, InputError
-from slowflow.families.open import open_model
+from slowflow.families.open import identity, open_model
 from slowflow.io import atomic, checkpoint
+from slowflow.measuring.measurement import Measurement
 from slowflow.remedies import REMEDIES
 from slowflow.remedies.mixflow import MixFlow
 from slowflow.remedies.plain import Plain
@@ -319,6 +320,14 @@ def test_a_plan_is_made_without_opening_anything(tmp_path):
     assert [row["arm"] for row in rows[:2]] == ["base", "base"]
     trained = next(row["calls"] for row in rows if row["arm"] == "mixflow-0.5")
     assert trained == 6 * 8 * (1 + cells.BACKWARD) + 2 * 20 * 6 + 12 * 4
+
+
+def test_the_measured_base_is_opened_again(whole):
+    found = Measurement.load(whole.path / "measure-base")
+    asked = found.asked()
+    base = open_model(asked["model"], asked["family"]).model
+    assert identity(base) == found.config["model"]
+    assert asked["data"] == whole.protocol["data"]
 
 
 def test_a_folder_without_a_finished_arm_says_so(tmp_path, whole):
