@@ -15,6 +15,7 @@ from slowflow.evaluating.evaluation import features_label, label
 from slowflow.io.run import read_json
 from slowflow.reporting import text
 from slowflow.reporting.study_forecast import foretold, score
+from slowflow.reporting.study_ingredients import ingredients
 from slowflow.reporting.study_parts import DIGITS, Part, Table, estimate, name, starred
 from slowflow.reporting.study_regret import automatic, paper, regrets
 from slowflow.sweep.folder import BASE, CONTROL, StudyResult
@@ -31,6 +32,7 @@ def parts(studies: Sequence[StudyResult]) -> list[Part]:
         paper(studies),
         regrets(studies),
         automatic(studies),
+        ingredients(studies),
         remedies(studies),
         lags(studies),
         forecasts(studies),

@@ -8,6 +8,7 @@ from studymaker import planted, protocol
 
 from slowflow.errors import InputError
 from slowflow.reporting.page import write_page, write_report
+from slowflow.reporting.study_ingredients import ingredients
 from slowflow.reporting.study_page import FIGURES, render_studies, studies_markdown
 from slowflow.reporting.study_parts import Table
 from slowflow.results import RunResult
@@ -34,6 +35,7 @@ def test_the_page_has_every_part_and_loads_nothing_from_outside(study):
         "paper",
         "regret",
         "auto",
+        "ingredients",
         "remedies",
         "lag",
         "forecast",
@@ -59,6 +61,26 @@ def test_numbers_of_the_page_are_those_of_the_tables(study, markdown):
         "method == 'band' and length == 3000 and budget == 20 and metric == 'fd'"
     )
     assert f"0.15: {cost['value'].iloc[0]:+.1f}".replace("-", "−") in markdown
+
+
+def test_ingredients_are_told_apart_where_two_arms_differ_in_one(tmp_path):
+    """Planted: Beta(2,1) alone costs 7, slowed inputs save 3 of that, their late label costs 2."""
+    worth = {"plain": 50.0, "same-marginal-0.4": 52.0}
+
+    def truth(arm, gamma, length, budget):
+        return worth.get(arm, 50.0 if gamma is None else 57.0 if gamma == 0.0 else 54.0)
+
+    more = [("same-marginal-0.4", "same-marginal", 0.4)]
+    found = StudyResult.load(planted(tmp_path / "s", truth, gammas=(0.0, 0.4), noise=0.2, inside=0.2, more=more))
+    table = ingredients([found]).tables[0]
+    rows = {row[2]: row for row in table.rows if row[3] == "FD"}
+    assert rows.keys() == {"mixflow-0 − plain", "mixflow-0.4 − mixflow-0", "mixflow-0.4 − same-marginal-0.4"}
+    for pair, value in zip(rows, (7.0, -3.0, 2.0), strict=True):
+        cell = rows[pair][table.heads.index("at 20 steps")]
+        assert cell.endswith("*")
+        assert abs(float(cell.split(" ")[0].replace("−", "-")) - value) < 0.6  # four standard errors of 0.2 sqrt(2 / 3)
+    alone = StudyResult.load(planted(tmp_path / "t", gammas=(0.4,)))
+    assert "No two arms" in ingredients([alone]).sentences[0]
 
 
 def test_what_is_not_finished_is_named(study, tmp_path):
