@@ -2,7 +2,8 @@
 
 python reports/gallery.py RUN [RUN ...]
 
-Each RUN may hold several folders joined by commas. A figure is drawn from the first RUN that has data for it.
+Each RUN may hold several folders joined by commas. A figure is drawn from the first RUN that has data for it; one that none
+has data for keeps its picture and its section.
 """
 
 from __future__ import annotations
@@ -37,13 +38,19 @@ Made by `python reports/gallery.py RUN ...`.
 
 def page(results: list[RunResult]) -> str:
     """The page; pictures and tables are written on the way."""
-    lines = [HEAD]
+    lines, before = [HEAD], kept((DOCS / "gallery.md").read_text(encoding="utf-8"))
     for entry in FIGURES:
-        lines += _section(entry, results)
+        lines += _section(entry, results, before)
     return "\n".join(lines) + "\n"
 
 
-def _section(entry: Entry, results: list[RunResult]) -> list[str]:
+def kept(text: str) -> dict[str, list[str]]:
+    """Figure -> lines of its section in a page that was made before."""
+    sections = text.split("\n## ")[1:]
+    return {one.split("\n", 1)[0]: f"## {one.rstrip()}\n".split("\n") for one in sections}
+
+
+def _section(entry: Entry, results: list[RunResult], before: dict[str, list[str]]) -> list[str]:
     figure, heading = entry.value, [f"## {entry.name}", "", f"**{entry.value.title}** {_sentence(entry.summary)}", ""]
     for result in results:
         try:
@@ -57,6 +64,8 @@ def _section(entry: Entry, results: list[RunResult]) -> list[str]:
             beside.unlink()
             link = f" (The table of {len(table):,} rows is left out here.)"
         return [*heading, f"![{figure.alt(table)}](gallery/{file.name})", "", f"{figure.caption}{link}", ""]
+    if entry.name in before:
+        return before[entry.name]
     return [*heading, "*No measurement of the bundled model is at hand that holds what this figure shows.*", ""]
 
 

@@ -15,7 +15,9 @@ from slowflow.results import RunResult
 from slowflow.sweep.folder import BASE, CONTROL, StudyResult
 
 SWEPT = "mixflow"
-OTHERS = (GREEN, PURPLE, SKY, "#8a8a8a", "#B8860B", "#7F3C8D")
+OTHERS = (GREEN, PURPLE, SKY, "#B8860B", "#7F3C8D", "#8C564B")
+CROWDED = "#cfcfcf"
+CROWD = "other arms (study-remedies names them)"
 
 
 def studied(result: RunResult) -> StudyResult:
@@ -30,12 +32,15 @@ def studied(result: RunResult) -> StudyResult:
 
 
 def colours(table: pd.DataFrame) -> dict[str, str]:
-    """arm -> colour: the sweep from light to dark with gamma, the base in ink, plain in blue, others as they come."""
+    """arm -> colour: the sweep from light to dark with gamma, the base in ink, plain in blue, others as they come; all of
+    those in grey where they are too many to tell apart."""
     swept = table[table["group"] == SWEPT][["arm", "gamma"]].drop_duplicates().sort_values("gamma")["arm"]
     found = dict(zip(swept, seaborn.color_palette("flare", max(len(swept), 1)).as_hex(), strict=False))
     found |= {BASE: INK, CONTROL: BLUE}
     rest = [arm for arm in table["arm"].unique() if arm not in found]
-    return found | {arm: OTHERS[k % len(OTHERS)] for k, arm in enumerate(rest)}
+    if len(rest) > len(OTHERS):
+        return found | dict.fromkeys(rest, CROWDED)
+    return found | dict(zip(rest, OTHERS, strict=False))
 
 
 def titled(arm: str, group: str, gamma: float) -> str:

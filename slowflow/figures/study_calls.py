@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 
-from slowflow.figures.arms import SWEPT, colours, in_order, labelled, log_ticks, studied, titled
+from slowflow.figures.arms import CROWD, CROWDED, SWEPT, colours, in_order, labelled, log_ticks, studied, titled
 from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.figures.style import legend_below
 from slowflow.results import RunResult
@@ -29,12 +31,12 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
         for arm, part in group.groupby("arm", sort=False):
             known = arm in (BASE, CONTROL) or part["group"].iloc[0] == SWEPT
             x = part["nfe"] * 1.012 ** (arms.index(str(arm)) - len(arms) / 2)
-            name = titled(str(arm), str(part["group"].iloc[0]), float(part["gamma"].iloc[0]))
-            dash = "-" if known else "--"
-            panel.plot(
-                x, part["value"], dash, marker="o", markersize=4, linewidth=1.7, color=colour[str(arm)], label=name
-            )
-            panel.vlines(x, part["low"], part["high"], color=colour[str(arm)], linewidth=1.1, alpha=0.6)
+            shade, dash = colour[str(arm)], "-" if known else "--"
+            crowd = shade == CROWDED
+            name = CROWD if crowd else titled(str(arm), str(part["group"].iloc[0]), float(part["gamma"].iloc[0]))
+            look: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1.7, "zorder": 2 - crowd}
+            panel.plot(x, part["value"], dash, color=shade, label=name, **look)
+            panel.vlines(x, part["low"], part["high"], color=shade, linewidth=1.1, alpha=0.6, zorder=2 - crowd)
         log_ticks(panel, sorted(group["budget"].unique().tolist()))
         panel.set(
             xlabel=f"network calls a sample,\nafter {int(group['length'].max()):,} steps of post-training",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 
-from slowflow.figures.arms import SWEPT, colours, in_order, labelled, log_ticks, studied, titled
+from slowflow.figures.arms import CROWD, CROWDED, SWEPT, colours, in_order, labelled, log_ticks, studied, titled
 from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.figures.style import INK, legend_below
 from slowflow.results import RunResult
@@ -36,8 +36,14 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
             about = (str(arm), str(part["group"].iloc[0]), float(part["gamma"].iloc[0]))
             known = arm == CONTROL or about[1] == SWEPT
             shade, dash = colour[str(arm)], "-" if known else "--"
-            panel.fill_between(part["length"], part["low"], part["high"], color=shade, alpha=0.12, linewidth=0)
-            panel.plot(part["length"], part["value"], dash, color=shade, marker="o", markersize=4, label=titled(*about))
+            panel.fill_between(
+                part["length"], part["low"], part["high"], color=shade, alpha=0.12, linewidth=0, zorder=1
+            )
+            crowd = shade == CROWDED
+            name = CROWD if crowd else titled(*about)
+            panel.plot(
+                part["length"], part["value"], dash, color=shade, marker="o", markersize=4, label=name, zorder=2 - crowd
+            )
         log_ticks(panel, lengths)
         panel.set(xlabel="steps of post-training", ylabel=f"{metric.replace('fd', 'FD')} at {budget} steps")
         panel.set_title(labelled(metric, str(table["features"].iloc[0])) if budget == budgets[0] else "")

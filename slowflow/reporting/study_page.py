@@ -14,7 +14,7 @@ from slowflow.reporting.study_tables import numbers, parts
 from slowflow.results import RunResult
 from slowflow.sweep.folder import StudyResult
 
-FIGURES = ("study-gamma", "study-regret", "study-length", "study-calls", "study-lag")
+FIGURES = ("study-gamma", "study-regret", "study-remedies", "study-calls", "study-length", "study-lag")
 
 
 def render_studies(studies: Sequence[StudyResult]) -> str:

@@ -68,6 +68,9 @@ COLUMNS = {
         "seeds",
         "features",
     ],
+    "study-remedies": [
+        *("arm", "group", "gamma", "against", "length", "budget", "metric", "seeds", "value", "low", "high"),
+    ],
     "training": ["arm", "title", "role", "part", "step", "loss", "low", "high"],
     "trajectories": ["sample", "label", "row", "t", "m", "image"],
 }
