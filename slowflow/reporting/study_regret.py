@@ -8,11 +8,13 @@ from typing import Any
 import pandas as pd
 
 from slowflow.errors import InputError
+from slowflow.measuring.measurement import Measurement
 from slowflow.reporting import text
 from slowflow.reporting.study_parts import DIGITS, Part, Table, estimate, name, starred
 from slowflow.sweep import choice, findings
 from slowflow.sweep.folder import StudyResult
-from slowflow.sweep.regret import pilot_table, regret_table, suggestions
+from slowflow.sweep.grid import sweep_of
+from slowflow.sweep.regret import pilot_table, regret, regret_table, suggestions
 
 WHAT = (
     "Regret is the metric at a gamma minus that at the best gamma of the sweep, turned so that positive is worse. The best of a "
@@ -99,6 +101,7 @@ def regrets(studies: Sequence[StudyResult]) -> Part:
             for method, gamma in suggestions(study).items()
             if not swept[0] <= gamma <= swept[-1]
         ]
+        said += told(study)
         short += _by_steps(table[(table["length"] == table["length"].max()) & (table["metric"] == "fd")], budgets)
         every += [_row(row) for row in table[table["metric"].isin(["fd", "coverage"])].to_dict("records")]
     heads = [*("study", "metric", "length", "steps", "method", "gamma", "best", "regret [95 % interval]"),
@@ -110,6 +113,27 @@ def regrets(studies: Sequence[StudyResult]) -> Part:
     )
     tables = [first, Table(heads, every, "Every length, and coverage.")] if every else []
     return Part("regret", "What a suggested gamma costs", [*said, WHAT], tables)
+
+
+def told(study: StudyResult) -> list[str]:
+    """What `suggest` says to whoever asks it about the base of a study, and whether the gamma it recommends is good enough
+    there; nothing where the base was not measured."""
+    folder = study.path / "measure-base"
+    if not (folder / "manifest.json").exists():
+        return []
+    fit = Measurement.load(folder).suggest()
+    swept = study.rows[(study.rows["group"] == "mixflow") & (study.rows["metric"] == "fd")]
+    length = int(swept["length"].max())
+    sweeps = {int(n): sweep_of(study, "fd", length, int(n)) for n in sorted(set(swept["budget"]))}
+    inside = {n: regret(sweep, fit.gamma).within_noise for n, sweep in sweeps.items() if sweep.holds(fit.gamma)}
+    where = [", ".join(str(n) for n, within in inside.items() if within is asked) for asked in (True, False)]
+    parts = [f"{word} the sweep's noise at {n} steps" for word, n in zip(("within", "beyond"), where, strict=True) if n]
+    regretted = f"; its regret is {' and '.join(parts)}" if parts else ""
+    said = ". ".join(filter(None, [fit.chosen, fit.outlook]))
+    return [
+        f"{name(study)}: of its base `suggest` says '{fit.verdict}' and recommends gamma {fit.gamma:.3f} ({fit.method})"
+        f"{regretted}. Whoever asks is told: {said}"
+    ]
 
 
 def _beyond(row: Mapping[Any, Any], digits: int) -> str:

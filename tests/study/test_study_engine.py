@@ -16,6 +16,7 @@ from slowflow.measuring.measurement import Measurement
 from slowflow.remedies import REMEDIES
 from slowflow.remedies.mixflow import MixFlow
 from slowflow.remedies.plain import Plain
+from slowflow.reporting.study_regret import regrets, told
 from slowflow.study import cell as cells
 from slowflow.study import making
 from slowflow.study.config import read_study
@@ -328,6 +329,16 @@ def test_the_measured_base_is_opened_again(whole):
     base = open_model(asked["model"], asked["family"]).model
     assert identity(base) == found.config["model"]
     assert asked["data"] == whole.protocol["data"]
+
+
+def test_the_page_says_what_suggest_tells_of_the_base_and_whether_that_is_good_enough(whole):
+    fit = Measurement.load(whole.path / "measure-base").suggest()
+    said = told(whole)[0]
+    assert f"says '{fit.verdict}' and recommends gamma {fit.gamma:.3f} ({fit.method})" in said
+    assert fit.chosen in said
+    held = 0.0 <= fit.gamma <= 0.5  # the gammas of this sweep
+    assert ("the sweep's noise" in said.split("Whoever asks")[0]) is held
+    assert said in regrets([whole]).sentences
 
 
 def test_a_folder_without_a_finished_arm_says_so(tmp_path, whole):
