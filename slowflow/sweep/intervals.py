@@ -4,12 +4,25 @@ Under seed s arm a gives v[a, s]. Samples alone make it vary by a variance i_a t
 training under another seed adds to that. The addition is estimated from all arms of one setting together, as a factor on
 what samples do (overdispersion), because two or three seeds of one arm say next to nothing about a variance:
 
-    phi = max(1, sum_a sum_s (v[a,s] - v[a,.])^2 / sum_a (S_a - 1) i_a)        with  sum_a (S_a - 1)  degrees of freedom
+    phi = max(1, sum_a sum_s (v[a,s] - v[a,.])^2 / sum_a (S_a - 1) i_a)
     value = v[a,.]        half-width = q sqrt(phi i_a / S_a)
 
-q is Student's t at those degrees of freedom where phi exceeds 1, the normal quantile otherwise. With one seed everywhere
-phi is 1 and the interval knows nothing of training; tables say how many seeds stand behind a number.
-Source: the scale of a quasi-likelihood (McCullagh and Nelder 1989, section 4.5).
+q is Student's t where phi exceeds 1, the normal quantile otherwise. Arms are not independent: what a seed draws they share, and
+differences share their control. With u the residuals in units of sqrt(i_a), B the variance over seeds of their mean over
+arms and E what is left of phi, the degrees of freedom are Satterthwaite's,
+
+    f = (B + E)^2 / (B^2 / (S - 1) + E^2 / ((A - 1)(S - 1)))
+
+which is A (S - 1) at most, 4 (S - 1) for differences whose control has half of their variance, and S - 1 where all arms move
+together.
+
+Where samples are the same under every seed (the probe of the lag), what they do does not average out:
+
+    half-width = q sqrt(i_a + phi i_a / S_a),   phi as above without its floor: it holds training alone
+
+With one seed everywhere phi is 1 (0 where samples are shared) and the interval knows nothing of training; tables say how
+many seeds stand behind a number.
+Source: the scale of a quasi-likelihood (McCullagh and Nelder 1989, section 4.5); Satterthwaite 1946, Biometrics Bulletin 2.
 """
 
 from __future__ import annotations
@@ -26,15 +39,21 @@ LEVEL = 0.95
 
 
 def intervals(
-    values: Sequence[np.ndarray], inside: Sequence[float], n: Sequence[int], level: float = LEVEL
+    values: Sequence[np.ndarray],
+    inside: Sequence[float],
+    n: Sequence[int],
+    level: float = LEVEL,
+    *,
+    shared: bool = False,
 ) -> list[Estimate]:
     """The mean over seeds of every arm of one setting, with its interval.
 
     Args:
-        values: for every arm its numbers, [seed]; arms may have different seeds.
+        values: for every arm its numbers, [seed]; arms with as many seeds as any have the same ones in the same order.
         inside: for every arm the variance that samples alone give a number of one seed.
         n: samples behind a number of each arm.
         level: of the intervals.
+        shared: the samples are the same under every seed.
 
     Raises:
         InputError: an arm without a number, or lists of different lengths.
@@ -44,19 +63,47 @@ def intervals(
     if any(len(one) == 0 for one in values):
         raise InputError("an arm has no number under any seed")
     factor, freedom = overdispersion(values, inside)
-    upper = 0.5 + level / 2.0
-    quantile = stats.t.ppf(upper, freedom) if factor > 1.0 else stats.norm.ppf(upper)
     found = []
     for one, variance, count in zip(values, inside, n, strict=True):
-        mean, half = float(np.mean(one)), float(quantile * np.sqrt(factor * variance / len(one)))
+        trained = (factor if shared else max(factor, 1.0)) * variance / len(one)
+        known = variance if shared else 0.0
+        sure = not shared and factor <= 1.0
+        half = _quantile(level, known, trained, np.inf if sure else freedom) * float(np.sqrt(known + trained))
+        mean = float(np.mean(one))
         found.append(Estimate(mean, mean - half, mean + half, int(count)))
     return found
 
 
-def overdispersion(values: Sequence[np.ndarray], inside: Sequence[float]) -> tuple[float, int]:
-    """(phi, its degrees of freedom): how much more seeds spread than samples alone would make them."""
-    freedom = sum(len(one) - 1 for one in values)
+def overdispersion(values: Sequence[np.ndarray], inside: Sequence[float]) -> tuple[float, float]:
+    """(phi without its floor, its degrees of freedom): how much seeds spread, in units of what samples alone do."""
     expected = sum((len(one) - 1) * variance for one, variance in zip(values, inside, strict=True))
     if expected <= 0.0:
-        return 1.0, freedom
-    return max(sum(float(np.var(one) * len(one)) for one in values) / expected, 1.0), freedom
+        return 0.0, np.inf
+    factor = sum(float(np.var(one) * len(one)) for one in values) / expected
+    most = max(len(one) for one in values)
+    rows = [
+        (one - one.mean()) / np.sqrt(variance)
+        for one, variance in zip(values, inside, strict=True)
+        if len(one) == most and variance > 0.0
+    ]
+    return factor, _freedom(np.array(rows)) if rows else float(most - 1)
+
+
+def _freedom(residuals: np.ndarray) -> float:
+    """Satterthwaite's degrees of freedom of the mean square of residuals [arm, seed] that arms share in part."""
+    arms, seeds = residuals.shape
+    together = residuals.mean(axis=0)
+    common = float((together**2).sum()) / (seeds - 1)
+    own = float(((residuals - together) ** 2).sum()) / (arms * (seeds - 1))
+    if common + own == 0.0:
+        return float(seeds - 1)
+    spread = common**2 / (seeds - 1) + (own**2 / ((arms - 1) * (seeds - 1)) if arms > 1 else 0.0)
+    return (common + own) ** 2 / spread
+
+
+def _quantile(level: float, known: float, estimated: float, freedom: float) -> float:
+    """Of a mean whose variance is one part known and one part estimated with `freedom`."""
+    upper = 0.5 + level / 2.0
+    if estimated <= 0.0 or np.isinf(freedom):
+        return float(stats.norm.ppf(upper))
+    return float(stats.t.ppf(upper, freedom * ((known + estimated) / estimated) ** 2))

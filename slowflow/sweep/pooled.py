@@ -115,7 +115,7 @@ def lags_over_seeds(result: StudyResult) -> pd.DataFrame:
     """The lag of measured arms over seeds: arm, group, gamma, length, kind, reading, seeds, value, low, high, n.
 
     `length` is the arm's last one, which an arm with `until` reaches sooner than others; only arms of one length share what
-    is known of training's spread.
+    is known of training's spread. Every seed is measured on the same noise and ids, which therefore do not average out.
     """
     found, about = [], [*ABOUT, "length", "kind", "reading"]
     for _, group in result.lags.groupby(["arm", "length", "kind", "reading"], sort=False):
@@ -125,7 +125,7 @@ def lags_over_seeds(result: StudyResult) -> pd.DataFrame:
         values = group["value"].to_numpy()
         values = values[:1] if np.ptp(values) == 0.0 else values
         found.append(_Numbers(row, values, float((deviation**2).mean()), int(group["n"].iloc[0])))
-    return _table(found, ["length", "kind", "reading"], about)
+    return _table(found, ["length", "kind", "reading"], about, shared=True)
 
 
 def common_length(result: StudyResult) -> int:
@@ -148,15 +148,19 @@ def _variance(draws: list[np.ndarray]) -> float:
     return float(np.mean([np.var(one, ddof=1) for one in draws]))
 
 
-def _table(found: Iterable[_Numbers], together: list[str], columns: list[str] | None = None) -> pd.DataFrame:
-    """One row each, with intervals; arms that agree in the columns `together` share what is known of training's spread."""
+def _table(
+    found: Iterable[_Numbers], together: list[str], columns: list[str] | None = None, *, shared: bool = False
+) -> pd.DataFrame:
+    """One row each, with intervals; arms that agree in the columns `together` share what is known of training's spread.
+    `shared`: all seeds were judged on the same samples."""
     rows = list(found)
     settings: dict[tuple[Any, ...], list[_Numbers]] = {}
     for one in rows:
         settings.setdefault(tuple(one.row[name] for name in together), []).append(one)
     filled: dict[int, dict[str, Any]] = {}
     for group in settings.values():
-        estimates = intervals([o.values for o in group], [o.inside for o in group], [o.n for o in group])
+        numbers = ([o.values for o in group], [o.inside for o in group], [o.n for o in group])
+        estimates = intervals(*numbers, shared=shared)
         for one, estimate in zip(group, estimates, strict=True):
             filled[id(one)] = {**one.row, "seeds": len(one.values), **asdict(estimate)}
     names = columns or [*ABOUT, *WHERE, "steps", "nfe"]

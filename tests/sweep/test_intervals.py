@@ -16,12 +16,13 @@ def test_one_seed_is_the_bootstrap_alone():
 
 
 def test_the_formula_on_a_case_done_by_hand():
-    # arm 1: mean 2, sum of squares 2; arm 2: mean 4, sum of squares 8; 4 degrees of freedom; expected (2 + 2) x 0.5
+    # arm 1: mean 2, sum of squares 2; arm 2: mean 4, sum of squares 8; expected (2 + 2) x 0.5
+    # residuals -1 0 1 and -2 0 2 over sqrt(0.5): their mean has variance 4.5, what is left 0.5, so f = 25 / (4.5^2 / 2 + 0.5^2 / 2)
     values, inside = [np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])], [0.5, 0.5]
     factor, freedom = overdispersion(values, inside)
-    assert (factor, freedom) == (pytest.approx(10.0 / 2.0), 4)
+    assert (factor, freedom) == (pytest.approx(10.0 / 2.0), pytest.approx(25.0 / 10.25))
     first, second = intervals(values, inside, [10, 20])
-    half = stats.t.ppf(0.975, 4) * np.sqrt(5.0 * 0.5 / 3.0)
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(5.0 * 0.5 / 3.0)
     assert (first.low, first.high) == (pytest.approx(2.0 - half), pytest.approx(2.0 + half))
     assert (second.value, second.n) == (4.0, 20)
 
@@ -40,6 +41,38 @@ def test_intervals_hold_what_they_promise(training):
     # 2,400 intervals that share a factor in groups of eight: within four standard errors of 95 %, and a little above is
     # expected without training, where the factor is never below one
     assert 0.93 <= np.mean(held) <= 0.985
+
+
+@pytest.mark.parametrize(
+    ("seed_effect", "control"),
+    [(5.0, 0.0), (2.0, 0.0), (0.0, 3.0)],
+    ids=["strong", "some", "a control with half of the spread"],
+)
+def test_intervals_hold_where_arms_share_what_a_seed_does(seed_effect, control):
+    """Thirty arms that move together are not thirty times as much knowledge of the spread."""
+    draw, held, worlds = np.random.default_rng(3), [], 400
+    for _ in range(worlds):
+        together = seed_effect * draw.normal(size=3) - control * draw.normal(size=3)
+        values = [m + together + max(control, 1.0) * draw.normal(size=3) for m in range(30)]
+        held.append(np.mean([e.low <= m <= e.high for m, e in enumerate(intervals(values, [1.0] * 30, [1] * 30))]))
+    # worlds are independent, arms within one are not: four standard errors over worlds below 95 %
+    assert 0.95 - 4 * np.std(held) / np.sqrt(worlds) <= np.mean(held) <= 0.99
+
+
+@pytest.mark.parametrize("training", [0.0, 0.5, 2.0])
+def test_samples_that_all_seeds_share_do_not_average_out(training):
+    draw, held = np.random.default_rng(4), []
+    for _ in range(300):
+        values = [m + draw.normal() + training * draw.normal(size=3) for m in range(8)]
+        held += [e.low <= m <= e.high for m, e in enumerate(intervals(values, [1.0] * 8, [1] * 8, shared=True))]
+    # 2,400 intervals, of which eight share an estimate: as above
+    assert 0.93 <= np.mean(held) <= 0.97
+
+
+def test_seeds_on_the_same_samples_are_no_surer_than_one():
+    (three,) = intervals([np.array([1.0, 1.0, 1.0])], [9.0], [100], shared=True)
+    (one,) = intervals([np.array([1.0])], [9.0], [100], shared=True)
+    assert three == one
 
 
 def test_bad_input_is_refused():
