@@ -1,12 +1,14 @@
 """The sweep over gamma at one setting: a value for every gamma and seed, and what a difference between gammas is worth.
 
 Under seed s every gamma sees the same images, noise and sample ids, so v[g, s] = mu_g + beta_s + e[g, s]: whatever a seed
-does to all gammas alike drops out of differences. The variance of e is the residual of that two-way table,
+does to all gammas alike drops out of differences. Gammas differ in how much they vary (a larger distance varies more), and two
+or three seeds of one gamma say next to nothing about that; samples alone make row g vary by i_g, which the paired bootstrap
+knows, so that only one factor is left to estimate, from the residuals of the two-way table of K rows:
 
-    sigma^2 = sum (v[g,s] - v[g,.] - v[.,s] + v[.,.])^2 / ((K - 1)(S - 1)),
+    sigma_g^2 = phi i_g,    phi = max(1, sum (v[g,s] - v[g,.] - v[.,s] + v[.,.])^2 / ((K - 1)(S - 1) mean i_g))
 
-and holds training and sampling alike. With one seed there is no such residual; the paired bootstrap over samples is used
-instead, which knows nothing of training.
+It holds training and sampling alike. With one seed there are no residuals; the paired bootstrap over samples is used alone,
+which knows nothing of training.
 """
 
 from __future__ import annotations
@@ -62,17 +64,33 @@ class Sweep:
         return int(np.argmin(self.mean[: len(self.gammas)]))
 
     @cached_property
-    def variance(self) -> tuple[float, float]:
-        """(variance of e, its degrees of freedom) of a table with two seeds or more.
+    def inside(self) -> Float[np.ndarray, " row"]:
+        """i_g: variance that samples alone give a row, beyond what they do to all rows alike.
+
+        With w_g the variance of draws less their mean over rows, w_g = i_g (1 - 2 / K) + sum i / K^2, which is solved for i_g
+        (two rows cannot be told apart and share it). None is taken below a twentieth of the mean: it comes from a difference.
+        """
+        k = len(self.values)
+        seen = (self.draws - self.draws.mean(axis=0)).var(axis=2, ddof=1).mean(axis=1)
+        mean = float(seen.sum()) / (k - 1)
+        if k == 2:
+            return np.full(k, mean)
+        return np.maximum((seen - mean / k) / (1.0 - 2.0 / k), mean / 20.0)
+
+    @cached_property
+    def variance(self) -> tuple[Float[np.ndarray, " row"], float]:
+        """(variance of e by row, degrees of freedom) of a table with two seeds or more.
 
         A few seeds can agree by chance; the paired bootstrap says how much samples alone make them differ, and the variance
         is never taken to be smaller. Where the bootstrap decides, its freedom counts as infinite.
         """
         k, s = self.values.shape
         rest = self.values - self.values.mean(axis=1, keepdims=True) - self.values.mean(axis=0) + self.values.mean()
-        found = float((rest**2).sum() / ((k - 1) * (s - 1)))
-        inside = float((self.draws - self.draws.mean(axis=0)).var(axis=2, ddof=1).sum() / ((k - 1) * s))
-        return (found, float((k - 1) * (s - 1))) if found > inside else (inside, np.inf)
+        found, inside = float((rest**2).sum() / ((k - 1) * (s - 1))), float(self.inside.mean())
+        if found <= inside:
+            return self.inside, np.inf
+        by_row = self.inside * found / inside if inside > 0.0 else np.full(k, found)
+        return by_row, float((k - 1) * (s - 1))
 
     @property
     def freedom(self) -> float:
@@ -83,7 +101,7 @@ class Sweep:
         """Of the means, up to a part that all rows share and that no difference sees."""
         if self.seeds == 1:
             return np.atleast_2d(np.cov(self.draws[:, 0, :]))
-        return np.eye(len(self.values)) * self.variance[0] / self.seeds
+        return np.diag(self.variance[0] / self.seeds)
 
     def errors(self, draw: np.random.Generator, size: tuple[int, ...]) -> Float[np.ndarray, "*size row"]:
         """Errors of the means, normal, their scale as uncertain as the freedom says (one scale a first index)."""

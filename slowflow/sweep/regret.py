@@ -94,6 +94,8 @@ def regret(sweep: Sweep, gamma: float | None, seed: int = 0) -> Regret:
     low, high = found - np.quantile(again - naive, [0.975, 0.025])
     order, unit = np.argsort(mean[:swept]), np.eye(len(mean))
     noise, own = (_half(sweep, unit[order[1]] - unit[order[0]]), _half(sweep, at - unit[order[0]]))
+    if np.count_nonzero(at) > 1:
+        own = max(own, noise)  # a gamma that was read off between two others is not better known than they are
     low, high = min(low, value - own), max(high, value + own)  # redrawing alone is too sure near a flat minimum
     return Regret(
         gamma=gamma,

@@ -68,6 +68,44 @@ def test_the_interval_holds_the_true_regret(mu, gamma, true):
     assert np.mean([one.low <= true <= one.high for one in found]) >= 0.9
 
 
+def unlike(seeds, draw, share=0.05):
+    """A sweep from 10 to 130, whose noise is a share of the level, as that of a distance is."""
+    gammas = np.linspace(0.0, 1.0, 7)
+    mu = 10.0 + 120.0 * gammas**2
+    values = mu[:, None] + 3.0 * draw.normal(size=(1, seeds)) + share * mu[:, None] * draw.normal(size=(7, seeds))
+    draws = values[:, :, None] + 0.7 * share * mu[:, None, None] * draw.normal(size=(7, seeds, 100))
+    return Sweep(gammas, values, draws), mu
+
+
+def test_noise_at_large_gammas_does_not_hide_a_regret_at_small_ones():
+    draw, found = np.random.default_rng(8), []
+    for _ in range(60):
+        sweep, mu = unlike(3, draw)
+        found.append(regret(sweep, float(sweep.gammas[1])))
+    true = mu[1] - mu[0]  # 3.3, with a standard error of 0.05 sqrt(10^2 + 13.3^2) / sqrt(3) = 0.5
+    assert np.mean([not one.within_noise for one in found]) >= 0.95
+    assert (
+        np.mean([one.value.low <= true <= one.value.high for one in found]) >= 0.85
+    )  # four standard errors of 2.8 points
+
+
+def test_the_noise_of_a_row_is_told_from_that_of_the_others():
+    sweep, mu = unlike(3, np.random.default_rng(9))
+    expected = (0.7 * 0.05 * mu) ** 2
+    assert np.allclose(
+        sweep.inside, np.maximum(expected, expected.mean() / 20), rtol=0.6
+    )  # 100 draws, less a common mean
+    assert sweep.inside.mean() == pytest.approx(expected.mean(), rel=0.2)
+
+
+def test_a_gamma_read_off_between_two_others_is_not_better_known_than_they_are():
+    draw, close = np.random.default_rng(10), 0
+    for _ in range(40):
+        found = regret(table([0.0, 10.0], 3, draw), 0.02)  # true regret 0.2, noise above 1
+        close += found.within_noise
+    assert close >= 38  # at 95 %, four standard errors
+
+
 def test_a_regret_far_beyond_the_noise_is_told_from_zero():
     found = regret(table(20 * np.linspace(0, 1, 7), 3, np.random.default_rng(4)), 1.0)
     assert not found.within_noise
