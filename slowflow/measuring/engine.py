@@ -207,9 +207,10 @@ def resolved(probe: Probe, model: FlowModel, remedy: Correction | None = None) -
     references = [(name, REFERENCES.get(name)) for name in names]
     for name, reference in references:
         if reference.shares_noise and method.stochastic:
+            what = f"the stochastic sampler '{probe.sampler}'" if remedy is None else "the remedy"
             raise InputError(
-                f"the reference '{name}' compares a state with the noise it started from, which the stochastic sampler "
-                f"'{probe.sampler}' replaces on the way; measure 'level', 'clocks' or 'fresh', or sample with an ODE"
+                f"the reference '{name}' compares a state with the noise it started from, which {what} replaces on the way; "
+                "measure 'level', 'clocks' or 'fresh', or sample with an ODE"
             )
         if name in SPECTRAL and np.prod(model.shape) > LARGEST:
             raise InputError(

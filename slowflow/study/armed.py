@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from slowflow.evaluating.engine import Sampling
 from slowflow.flow.count import network_calls
+from slowflow.flow.course import solver_of
 from slowflow.flow.model import FlowModel
+from slowflow.measuring.engine import resolved
+from slowflow.measuring.references import REFERENCES
+from slowflow.records import Probe
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,19 @@ class Armed:
         while steps > 1 and self.calls(steps) > allowed:
             steps = max(min(steps - 1, steps * allowed // self.calls(steps)), 1)
         return steps
+
+    def probed(self, probe: Probe) -> Probe:
+        """What can be measured of this arm: where its correction draws noise of its own on the way, states are not compared
+        with the noise they started from.
+
+        Raises:
+            InputError: nothing of the probe is left.
+        """
+        stepper, _ = solver_of(self.model, probe.sampler, probe.grids[0], self.correction)
+        if not stepper.stochastic or probe.names == ("auto",):
+            return probe
+        kept = tuple(name for name in probe.names if not REFERENCES.get(name).shares_noise)
+        return resolved(replace(probe, references=kept), self.model, self.correction)
 
     def calls(self, steps: int) -> int:
         """Network calls of one sample, those of the correction included."""

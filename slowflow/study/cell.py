@@ -262,7 +262,7 @@ class Cell:
         found = measure(
             armed.model,
             shared.data,
-            protocol.probe,
+            armed.probed(protocol.probe),
             shared.base_measure if untouched else self.path / "measure",
             heldout=protocol.heldout,
             model_id=shared.base_id if untouched else {**shared.base_id, "arm": self.arm.name, "seed": self.seed},
