@@ -61,6 +61,17 @@ class Armed:
         kept = tuple(name for name in probe.names if not REFERENCES.get(name).shares_noise)
         return resolved(replace(probe, references=kept), self.model, self.correction)
 
+    def check(self, probe: Probe | None) -> None:
+        """Refuse, before anything is drawn, what this arm cannot do at one of the study's step counts, or in its probe.
+
+        Raises:
+            InputError: one sentence that says why.
+        """
+        for budget in self.usual.steps:
+            self.calls(self.steps_for(budget))
+        if probe is not None:
+            self.probed(probe)
+
     def calls(self, steps: int) -> int:
         """Network calls of one sample, those of the correction included."""
         usual = self.usual

@@ -33,6 +33,7 @@ from slowflow.io.run import RunFolder, read_manifest
 from slowflow.measuring.engine import measure
 from slowflow.measuring.measurement import Measurement
 from slowflow.measuring.peers import MEASURES
+from slowflow.records import Probe
 from slowflow.remedies import TrainingRemedy
 from slowflow.results import lag_changes
 from slowflow.study import making
@@ -208,6 +209,13 @@ class Cell:
         usual = shared.protocol.sampling
         return Armed(model, self.arm.sampler(usual.sampler), usual, self._correction)
 
+    @property
+    def _probe(self) -> Probe | None:
+        """How its lag is measured; None where that is not asked for, or not comparable with the base's: another sampler has
+        another protocol."""
+        probe = self.shared.protocol.probe
+        return None if probe is None or self.arm.sampler(probe.sampler) != probe.sampler else probe
+
     @cached_property
     def _measured(self) -> Measurement | None:
         """The measurement of the base that this arm is made from, where it is."""
@@ -221,10 +229,20 @@ class Cell:
     def _remedy(self) -> TrainingRemedy | None:
         return making.training(self.arm.train, self._measured)
 
+    def check(self) -> None:
+        """Refuse, before anything is run, what the base cannot be trained with, sampled with or measured with.
+
+        Raises:
+            InputError: one sentence that says why.
+        """
+        if self._remedy is not None:
+            self._remedy.bound(self.shared.base)
+        self.armed(0).check(self._probe)
+
     def _unmade(self) -> dict[str, Any] | None:
-        """Why the arm cannot be made from what was measured; None when it can."""
+        """Why the arm cannot be made from what was measured, or what that made cannot be used; None when it can."""
         try:
-            _ = self._remedy, self._correction
+            self.check()
         except InputError as error:
             if not self.arm.wants_measurement:
                 raise
@@ -251,18 +269,15 @@ class Cell:
 
     def _measure(self, length: int, progress: Progress) -> dict[str, Any]:
         """The lag of its last length: estimates, verdict, and paired changes against the base."""
-        protocol, shared = self.shared.protocol, self.shared
-        if protocol.probe is None:
+        protocol, shared, probe = self.shared.protocol, self.shared, self._probe
+        if probe is None:
             return {}
         untouched = self.arm.train is None and self.arm.sample is None
-        usual = self.arm.sampler(protocol.probe.sampler)
-        if usual != protocol.probe.sampler:
-            return {}  # another sampler has another protocol; its lag is not comparable with the base's
         armed = self.armed(length)
         found = measure(
             armed.model,
             shared.data,
-            armed.probed(protocol.probe),
+            armed.probed(probe),
             shared.base_measure if untouched else self.path / "measure",
             heldout=protocol.heldout,
             model_id=shared.base_id if untouched else {**shared.base_id, "arm": self.arm.name, "seed": self.seed},

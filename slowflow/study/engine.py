@@ -24,11 +24,8 @@ from slowflow.data.open import open_data
 from slowflow.errors import InputError
 from slowflow.evaluating.features import open_features
 from slowflow.families.open import direction_test, identity, open_model
-from slowflow.flow.model import FlowModel
 from slowflow.io import atomic
 from slowflow.io.run import RunFolder
-from slowflow.study import making
-from slowflow.study.arms import Arm
 from slowflow.study.cell import Cell, Shared, cost
 from slowflow.study.config import Protocol, Study
 from slowflow.sweep.folder import BASE, StudyResult
@@ -59,9 +56,10 @@ def run_study(
         raise InputError(f"no arm fits '{only}' (arms: {', '.join(arm.name for arm in study.arms)})")
     folder = RunFolder(out, "study", study.protocol)
     shared = _shared(study.protocol, folder.path, progress)
-    for arm in study.arms:
-        _refuse_unfit(arm, shared.base, study.protocol)
     cells = [Cell(shared, arm, seed) for arm, seed in study.cells()]
+    for cell in cells:
+        if cell.seed == study.protocol.seeds[0]:
+            _refuse_unfit(cell)
     # the base is measured first: every other lag is a difference from it
     run = [cell for cell in cells if cell.arm.name in (BASE, *chosen)]
     missing = [cell for cell in run if not cell.finished]
@@ -117,20 +115,19 @@ def _shared(protocol: Protocol, path: Path, progress: Progress | None) -> Shared
     return Shared(path, protocol, base, identity(base), data, open_features(protocol.features, base.shape))
 
 
-def _refuse_unfit(arm: Arm, base: FlowModel, protocol: Protocol) -> None:
-    """Refuse, before anything is run, a remedy that this base or this study cannot support."""
+def _refuse_unfit(cell: Cell) -> None:
+    """Refuse, before anything is run, a remedy or a sampler that this base or this study cannot support."""
+    arm, shared = cell.arm, cell.shared
     if arm.wants_measurement:
-        if protocol.probe is None:
+        if shared.protocol.probe is None:
             raise InputError(
                 f"the arm '{arm.name}' is made from the measurement of the base: the study needs a [measure]"
             )
         return
     try:
-        remedy = making.training(arm.train, None)
-        if remedy is not None:
-            remedy.bound(base)
+        cell.check()
     except InputError as error:
-        raise InputError(f"the arm '{arm.name}' does not fit '{base.name}': {error}") from error
+        raise InputError(f"the arm '{arm.name}' does not fit '{shared.base.name}': {error}") from error
 
 
 def planned(study: Study) -> list[dict[str, Any]]:

@@ -323,6 +323,26 @@ def test_a_plan_is_made_without_opening_anything(tmp_path):
     assert trained == 6 * 8 * (1 + cells.BACKWARD) + 2 * 20 * 6 + 12 * 4
 
 
+def test_a_correction_that_draws_noise_is_measured_by_what_does_not_need_the_first_noise(tmp_path, quick):
+    """`nearest` compares with the starting noise, which churn replaces: the arm is measured by the other references."""
+    text = STUDY.replace('references = ["level", "clocks"]', 'references = ["nearest", "level"]')
+    text = text.replace("seeds = [0, 1]", "seeds = [0]").replace("lengths = [3, 6]", "lengths = [3]")
+    text = text[: text.index("[[arms]]")] + '[[arms]]\nname = "churn"\nsample = { remedy = "churn", amount = 0.2 }\n'
+    found = run_study(written(tmp_path, text), tmp_path / "out")
+    lag = next(cell["lag"] for cell in found.cells if cell["arm"] == "churn")
+    assert set(lag["change"]) == {"level"}
+    base = next(cell["lag"] for cell in found.cells if cell["arm"] == "base")
+    assert "band" in base["estimates"]
+    assert found.failures.empty
+
+
+def test_a_sampler_that_an_arm_cannot_use_is_refused_before_anything_is_run(tmp_path, quick):
+    text = STUDY + '[[arms]]\nname = "odd"\nsample = { remedy = "churn", amount = 0.2, sampler = "em" }\n'
+    with pytest.raises(InputError, match="the arm 'odd' does not fit"):
+        run_study(written(tmp_path, text), tmp_path / "out")
+    assert not list((tmp_path / "out").glob("arms/*"))
+
+
 def test_the_measured_base_is_opened_again(whole):
     found = Measurement.load(whole.path / "measure-base")
     asked = found.asked()
