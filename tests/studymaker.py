@@ -53,7 +53,7 @@ def planted(
     """Write the folder; `noise` is the spread over seeds, `inside` the bootstrap's.
 
     `more` are further arms (name, group, gamma), whose truth is asked for by name; `lag_change` is what every trained arm did
-    to the lag of the base; `band` is the gamma that the base's measurement suggests.
+    to the lag and to the band of the base; `band` is the gamma that the base's measurement suggests.
     """
     RunFolder(path, "study", other)
     arms = [("base", "base", None), ("plain", "plain", None), *((f"mixflow-{g:g}", "mixflow", g) for g in gammas)]
@@ -82,7 +82,8 @@ def planted(
                 for name in ("excess_exact", "signal_exact", "noise_exact")
             }
             if band is not None:
-                readings["band"] = {"value": band, "low": band - 0.01, "high": band + 0.01, "n": 100}
+                wide = band + (lag_change if max(r["length"] for r in rows) else 0.0)
+                readings["band"] = {"value": wide, "low": wide - 0.01, "high": wide + 0.01, "n": 100}
             moved = {"value": lag_change, "low": lag_change - 0.01, "high": lag_change + 0.01, "n": 100}
             length = max(r["length"] for r in rows)
             change = dict.fromkeys(("level", "signal clock", "noise clock"), moved) if length else {}

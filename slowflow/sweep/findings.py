@@ -4,6 +4,8 @@
     as stated / contrary    its 95 % interval lies on the stated side of zero, or on the other; else undecided
     no change               stated as zero: contrary outside zero, as stated only where the interval is also short
 
+    no gain                 that a gain grows is undecided, not as stated, where there is no gain
+
 A finding is confirmed when every decided row is as stated, contradicted when every one is contrary, and mixed otherwise. Rows
 are many and one in twenty errs by chance, so a verdict needs two decided rows and a quarter of all of them; the counts are
 always given. What has no finished arm is missing, which is no verdict.
@@ -12,6 +14,7 @@ Source of the statements: MixFlow, arXiv 2512.19311, section 4 and its ablation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -28,6 +31,9 @@ LEAST, LEAST_SHARE = 2, 0.25
 """Decided rows that a verdict needs."""
 COLUMNS = ["study", "finding", "what", "metric", "length", "budget", "seeds", "value", "low", "high", "word"]
 WORDS = ("as stated", "contrary", "undecided")
+SWEPT = "mixflow"
+BOTH_SIDES = ("jitter-0.8", "jitter-0.4", "m-anywhere-beta21", "m-anywhere-uniform")
+"""Arms whose labels err to both sides: the paper's ablation, and the control with MixFlow's own widths."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ def judged(study: StudyResult, metric: str = "fd") -> pd.DataFrame:
     for finding in FINDINGS:
         for row in finding.rows(case):
             word = _word(row["value"], row["low"], row["high"], row.pop("sign"), row.pop("scale"))
+            word = "undecided" if row.pop("moot", False) and word == "as stated" else word
             found.append({"study": study.protocol["name"], "finding": finding.name, **row, "word": word})
     return pd.DataFrame(found, columns=COLUMNS)
 
@@ -116,29 +123,40 @@ def _pairs(*pairs: tuple[str, str, int]) -> Rows:
 
 
 def _steps(case: Case) -> Iterable[dict[str, Any]]:
-    """The gain over plain post-training at the fewest steps minus that at the most, as a difference of log ratios."""
+    """The gain over plain post-training at the fewest steps minus that at the most, as a difference of log ratios; moot where
+    the arm is not clearly better than plain at the fewest."""
     if CONTROL not in case.study.arms:
         return
     table = pooled.gain_by_steps(case.study, case.metric)
+    table = table[(table["group"] == SWEPT) & table["gamma"].isin([0.4, 0.8])]
+    gain = case.between(CONTROL).set_index(["arm", "metric", "length", "budget"])["high"]
     for one in table[table["length"] == table.groupby("arm")["length"].transform("max")].to_dict("records"):
-        if one["gamma"] in (0.4, 0.8):
-            kept = {key: one[key] for key in ("metric", "length", "budget", "seeds", "value", "low", "high")}
-            what = f"log ratio {one['arm']} / plain, {one['few']} − {one['budget']} steps"
-            yield {"what": what, **kept, "sign": -1, "scale": 1.0}
+        kept = {key: one[key] for key in ("metric", "length", "budget", "seeds", "value", "low", "high")}
+        what = f"log ratio {one['arm']} / plain, {one['few']} − {one['budget']} steps"
+        moot = gain[one["arm"], one["metric"], one["length"], one["few"]] >= 0.0
+        yield {"what": what + (" (no gain)" if moot else ""), **kept, "sign": -1, "scale": 1.0, "moot": moot}
 
 
 def _fan(case: Case) -> Iterable[dict[str, Any]]:
-    """Change of every lag against the base, in units of gamma; it is no metric, so it is given once, with fd."""
+    """Width of the fan (the band's gamma) and every lag, against the base, in units of gamma; they are no metric, so they are
+    given once, with fd. Lags are paired by sample id, widths are not: their interval is that of two independent numbers."""
     if case.metric != "fd":
         return
     lags = pooled.lags_over_seeds(case.study)
-    changed = lags[(lags["kind"] == "change") & (lags["group"] == "mixflow") & lags["gamma"].isin([0.4, 0.8])]
-    for one in changed.to_dict("records"):
+    about = {"metric": "lag", "budget": _probe_steps(case.study), "sign": -1, "scale": 1.0}
+    mine = (lags["group"] == SWEPT) & lags["gamma"].isin([0.4, 0.8])
+    width = (lags["kind"] == "excess") & (lags["reading"] == "band")
+    for before in lags[width & (lags["arm"] == BASE)].to_dict("records"):
+        for after in lags[width & mine].to_dict("records"):
+            value = after["value"] - before["value"]
+            half = math.hypot(*(one["high"] - one["low"] for one in (before, after))) / 2.0
+            yield {
+                "what": f"band of {after['arm']} − base", "length": after["length"], "seeds": after["seeds"],
+                "value": value, "low": value - half, "high": value + half, **about,
+            }  # fmt: skip
+    for one in lags[(lags["kind"] == "change") & mine].to_dict("records"):
         kept = {key: one[key] for key in ("length", "seeds", "value", "low", "high")}
-        yield {
-            "what": f"lag of {one['arm']} − base, by {one['reading']}", "metric": "lag", "budget": _probe_steps(case.study),
-            **kept, "sign": -1, "scale": 1.0,
-        }  # fmt: skip
+        yield {"what": f"lag of {one['arm']} − base, by {one['reading']}", **kept, **about}
 
 
 def _probe_steps(study: StudyResult) -> int:
@@ -164,9 +182,13 @@ FINDINGS = (
         "only the noisier direction",
         "Inputs noisier than their label help; inputs on both sides of it do not.",
         _pairs(
-            ("mixflow-0.8", "jitter-0.8", -1), ("mixflow-0.4", "jitter-0.4", -1), ("mixflow-1", "m-anywhere-beta21", -1)
+            ("mixflow-0.8", "jitter-0.8", -1),
+            ("mixflow-0.4", "jitter-0.4", -1),
+            ("mixflow-1", "m-anywhere-beta21", -1),
+            *((arm, CONTROL, -1) for arm in ("mixflow-1", "mixflow-0.8", "mixflow-0.4")),
+            *((arm, CONTROL, 1) for arm in BOTH_SIDES),
         ),
-        ("mixflow-0.8", "mixflow-0.4", "mixflow-1", "jitter-0.8", "jitter-0.4", "m-anywhere-beta21"),
+        (CONTROL, "mixflow-0.8", "mixflow-0.4", "mixflow-1", *BOTH_SIDES),
     ),
     Finding(
         "Beta(2,1)",
@@ -188,13 +210,13 @@ FINDINGS = (
     ),
     Finding(
         "over-slowing",
-        "Slowing more than the best gamma does not help.",
-        _pairs(("over-slowed", "mixflow-0.8", 1), ("mixflow-1", "mixflow-0.8", 1)),
-        ("mixflow-0.8", "mixflow-1", "over-slowed"),
+        "Slowing much more does not help, and from 0.8 to 1 nothing changes.",
+        _pairs(("over-slowed", "mixflow-0.8", 1), ("over-slowed", CONTROL, 1), ("mixflow-1", "mixflow-0.8", 0)),
+        (CONTROL, "mixflow-0.8", "mixflow-1", "over-slowed"),
     ),
     Finding(
         "the fan narrows",
-        "States lag less after MixFlow.",
+        "After MixFlow the fan is narrower and states lag less.",
         _fan,
         ("mixflow-0.8", "mixflow-0.4"),
     ),

@@ -11,31 +11,41 @@ from slowflow.sweep.pooled import gain_by_steps
 RIVALS = (
     ("jitter-0.8", "jitter", 0.8), ("jitter-0.4", "jitter", 0.4), ("m-anywhere-beta21", "m-anywhere", 1.0),
     ("over-slowed", "over-slowed", 0.8), ("mixflow-uniform-t-1", "mixflow-uniform-t", 1.0),
-    ("mixflow-uniform-t-0.4", "mixflow-uniform-t", 0.4),
+    ("mixflow-uniform-t-0.4", "mixflow-uniform-t", 0.4), ("m-anywhere-uniform", "m-anywhere", 1.0),
 )  # fmt: skip
 
 
 def world(sign, steps=0.0):
-    """Everything the paper says, or with sign -1 its opposite: distances in 100 of the base, MixFlow 30 off."""
+    """Everything the paper says, or with sign -1 its opposite: distances in 100 of the base, MixFlow 30 off; what else has a
+    gamma is 10 on the other side of plain and goes the other way with steps."""
     worse = ("jitter", "m-anywhere", "over-slowed", "mixflow-uniform-t")
 
     def truth(arm, gamma, length, budget):
-        level = 100.0
+        level, plain = 100.0, 100.0 if sign > 0 else 60.0
         if arm == "base":
             return level
         if arm == "plain":
-            return level if sign > 0 else level - 40.0
+            return plain
+        if arm.startswith(worse):
+            return plain + 10.0 * sign + steps * sign * 25.0 / budget
         here = level - 30.0 * sign - steps * sign * 25.0 / budget
-        if arm == "mixflow-1":
-            here += 10.0 * sign
-        return here + (20.0 * sign if arm.startswith(worse) else 0.0)
+        return here + (10.0 if arm == "mixflow-1" and sign < 0 else 0.0)
 
     return truth
 
 
 def judged(tmp_path, sign, **settings):
     study = StudyResult.load(
-        planted(tmp_path, world(sign, 2.0), noise=0.5, inside=0.5, more=RIVALS, lag_change=-0.03 * sign, **settings)
+        planted(
+            tmp_path,
+            world(sign, 2.0),
+            noise=0.5,
+            inside=0.5,
+            more=RIVALS,
+            lag_change=-0.03 * sign,
+            band=0.15,
+            **settings,
+        )
     )
     table = findings.judged(study)
     return study, {one.name: findings.verdict(table[table["finding"] == one.name]) for one in findings.FINDINGS}, table
@@ -56,11 +66,34 @@ def test_its_opposite_is_contradicted(tmp_path):
     assert found == dict.fromkeys(found, "contradicted")
 
 
+def test_a_gain_that_is_none_is_not_confirmed_to_grow(tmp_path):
+    """MixFlow hurts at every step count, less at few: nothing is gained, so no gain grows, and its direction is no help."""
+
+    def truth(arm, gamma, length, budget):
+        if arm in ("base", "plain"):
+            return 50.0
+        return (81.0 if arm.startswith("mixflow-") else 95.0) - 25.0 / budget
+
+    table = findings.judged(StudyResult.load(planted(tmp_path / "s", truth, noise=0.5, inside=0.5, more=RIVALS)))
+    words = {one.name: findings.verdict(table[table["finding"] == one.name]) for one in findings.FINDINGS}
+    assert words["MixFlow helps"] == "contradicted"
+    assert words["fewer steps"] == "undecided"
+    assert words["only the noisier direction"] == "mixed"
+    assert table.query("finding == 'fewer steps'")["what"].str.endswith("(no gain)").all()
+
+
+def test_what_is_no_mixflow_says_nothing_of_its_gain_by_steps(tmp_path):
+    _, _, table = judged(tmp_path / "s", 1)
+    rows = table[table["finding"] == "fewer steps"]
+    assert set(rows["what"].str.split(" ").str[2]) == {"mixflow-0.4", "mixflow-0.8"}
+
+
 def test_rows_that_disagree_are_mixed_and_no_row_is_no_verdict(tmp_path):
     study = StudyResult.load(planted(tmp_path / "s", gammas=(0.0, 0.4)))
     table = findings.judged(study)
     one = table[table["finding"] == "only the noisier direction"]
-    assert findings.verdict(one) == "not measured"
+    assert set(one["what"]) == {"mixflow-0.4 − plain"}
+    assert findings.verdict(table[table["finding"] == "Beta(2,1)"]) == "not measured"
     assert findings.missing(study)["over-slowing"] == ["mixflow-0.8", "mixflow-1", "over-slowed"]
     assert findings.verdict(table.assign(word=["as stated", "contrary"] * (len(table) // 2))) == "mixed"
     assert findings.verdict(table.assign(word="undecided")) == "undecided"
