@@ -138,7 +138,7 @@ def suggest(
         fit = settings.run(measured, output).over(fit)
     facts = measured.facts
     family = (facts.get("reopen") or {}).get("family")
-    pasted = bridge(fit.gamma, time=time, path=facts["interpolant"], family=family)
+    pasted = bridge(fit.gamma, time=time, path=facts["interpolant"], family=family, prediction=facts.get("prediction"))
     say_fit(output, fit)
     output.say(f"in your own loop: {pasted.convention}" + ("" if snippet else "; --snippet prints it"))
     if snippet:

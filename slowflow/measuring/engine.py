@@ -137,6 +137,7 @@ def _finish(
     """Every shard is there: read the result off them and write the manifest."""
     facts = {
         **found,
+        "prediction": model.prediction,
         "device": model.device.type,
         "dtype": str(model.dtype).removeprefix("torch.") + compiling.said(model.net),
         "bank": {"name": bank.name, "n": len(bank), "sha256": bank.fingerprint},

@@ -196,7 +196,8 @@ class TrainingRemedy(ABC):
         t, m, target_time = times
         state = path.state(noise, data, m).to(data.dtype)
         target = regression_target(path, self.prediction, noise, data, target_time).to(data.dtype)
-        return Pair(state, t.to(data.dtype), target)
+        # half precision has not the digits for a label: 1000 (1 - t) would be off by whole steps
+        return Pair(state, t.to(torch.promote_types(data.dtype, torch.float32)), target)
 
     def labels(self, n: int, generator: torch.Generator | None) -> Float[Tensor, " n"]:
         """Time labels: drawn from the law, then warped."""

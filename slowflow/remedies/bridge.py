@@ -6,6 +6,8 @@ Three conventions of time are common, and the same gamma means something else in
     reversed  t = 1 noise, t = 0 data; the network returns noise - data          REPA, RAE, SD3, Flux
     index     k = K - 1 noise ... 0 almost data; the network returns the noise   DDPM, DiT
 
+On curved paths the velocity stands in the place of data - noise, and a network may return another quantity in any of them.
+
 SlowFlow's gamma is a share of t in the first: m ~ U[(1-gamma) t, t] is noisier than t. In reversed time s = 1 - t that is
 m_s ~ U[s, s + gamma (1 - s)], never a share of s.
 """
@@ -42,16 +44,13 @@ class Bridge(NamedTuple):
     warnings: tuple[str, ...]
 
 
-CALLS = {
-    "forward": ("t", "- target"),
-    "reversed": ("1 - t", "+ target"),
-    "index": ("(1000 * (1 - t)).round().long() - 1", "- target"),
-}
+LABELS = {"forward": "t", "reversed": "1 - t", "index": "(1000 * (1 - t)).round().long() - 1"}
 CONVENTIONS = {
-    "forward": "your loop runs as SlowFlow does: t = 0 is noise, t = 1 is data, the network returns data - noise",
-    "reversed": "your loop runs the other way: its time is 1 - t (1 = noise) and its network returns noise - data",
-    "index": "your loop counts noise levels: index 1000 (1 - t) - 1 (999 = noise), and its network returns the noise",
+    "forward": "your loop runs as SlowFlow does: t = 0 is noise, t = 1 is data, the network returns {what}",
+    "reversed": "your loop runs the other way: its time is 1 - t (1 = noise) and its network returns {what}",
+    "index": "your loop counts noise levels: index 1000 (1 - t) - 1 (999 = noise), and its network returns {what}",
 }
+RETURNS = {"noise": "the noise", "data": "the data", "score": "the score", "v": "v = alpha noise - sigma data"}
 WARNINGS = {
     "reversed": "time runs the other way: let SlowFlow draw t and hand the network 1 - t, as below; a gamma applied to your own "
     "time s = 1 - t would slow the wrong end (in s the slowed input lies in [s, s + gamma (1 - s)])",
@@ -60,7 +59,9 @@ WARNINGS = {
 }
 
 
-def bridge(gamma: float, *, time: str = "auto", path: str = "linear", family: str | None = None) -> Bridge:
+def bridge(
+    gamma: float, *, time: str = "auto", path: str = "linear", family: str | None = None, prediction: str | None = None
+) -> Bridge:
     """MixFlow for a loop that is not SlowFlow's.
 
     Args:
@@ -68,9 +69,10 @@ def bridge(gamma: float, *, time: str = "auto", path: str = "linear", family: st
         time: `forward`, `reversed` or `index`; `auto` takes that of the family.
         path: the interpolant gamma was measured on.
         family: who opened the model.
+        prediction: what the network returns: velocity, noise, data, score or v; None = the velocity, on a table the noise.
 
     Raises:
-        InputError: an unknown convention.
+        InputError: an unknown convention or prediction.
     """
     table = path.startswith("table")
     if time == "auto":
@@ -78,16 +80,24 @@ def bridge(gamma: float, *, time: str = "auto", path: str = "linear", family: st
         time = "forward" if time == "index" and not table else time
     if time not in TIMES:
         raise InputError(f"time is '{time}', expected auto, {', '.join(TIMES)}")
-    more = "" if path == "linear" or table else f', interpolant="{path}"'
+    if prediction not in (None, "velocity", *RETURNS):
+        raise InputError(f"prediction is '{prediction}', expected velocity, {', '.join(RETURNS)}")
+    if table and prediction == "velocity":
+        raise InputError("a table of noise levels has no velocity; its network returns noise, data, score or v")
     if time == "index":
-        more = ', interpolant="table", prediction="noise", levels=1000'
-    label, sign = CALLS[time]
+        kind = (prediction if table else None) or "noise"
+        more = f', interpolant="table", prediction="{kind}", levels=1000'
+    else:
+        kind = prediction or "velocity"
+        more = "" if path == "linear" or table else f', interpolant="{path}"'
+        more += "" if kind == "velocity" else f', prediction="{kind}"'
+    sign = "+ target" if time == "reversed" and kind == "velocity" else "- target"
     lines = (
         "import slowflow, torch",
         f"remedy = slowflow.MixFlow(gamma={gamma:.3f}{more})",
         "noise = torch.randn_like(data)",
         "state, t, target = remedy.pair(noise, data, generator)  # t = 0 noise, t = 1 data",
-        f"loss = (net(state, {label}, label) {sign}).square().mean()",
+        f"loss = (net(state, {LABELS[time]}, label) {sign}).square().mean()",
         "loss.backward()",
         "optimizer.step()",
     )
@@ -100,4 +110,14 @@ def bridge(gamma: float, *, time: str = "auto", path: str = "linear", family: st
         warnings.append(
             "if your loop shifts its times, pass the same shift=... to MixFlow: gamma is a share of shifted time"
         )
-    return Bridge(gamma, time, CONVENTIONS[time], "\n".join(lines), tuple(warnings))
+    convention = CONVENTIONS[time].format(what=_returned(kind, time, path))
+    return Bridge(gamma, time, convention, "\n".join(lines), tuple(warnings))
+
+
+def _returned(kind: str, time: str, path: str) -> str:
+    """What the loop's network returns, in words."""
+    if kind != "velocity":
+        return RETURNS[kind]
+    if path == "linear":
+        return "noise - data" if time == "reversed" else "data - noise"
+    return f"the velocity of the {path} path, d state / d {'(1 - t)' if time == 'reversed' else 't'}"

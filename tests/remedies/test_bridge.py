@@ -93,6 +93,54 @@ def test_the_loss_is_zero_for_the_velocity_of_that_convention(time, sign):
     assert float(again.run(lines)["loss"].detach()) == pytest.approx(0.0, abs=1e-10)
 
 
+def given(time, prediction, path):
+    """The seven lines with the trainer's noise, run once to see the pair and once with the right answer."""
+    lines = bridge(GAMMA, time=time, path=path, prediction=prediction).snippet
+    first = Trainer(None)
+    names = first.run(lines)
+    path_name = "table" if time == "index" else path
+    more = {"levels": 1000} if time == "index" else {}
+    pair = genuine(names, path_name, prediction=prediction, **more)
+    again = Trainer(-pair.target if time == "reversed" and prediction == "velocity" else pair.target)
+    again.names |= {"data": names["data"], "given": names["noise"]}
+    return again.run(lines.replace("torch.randn_like(data)", "given"))
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "noise", "data", "score", "v"])
+@pytest.mark.parametrize(
+    ("time", "path"), [("forward", "gvp"), ("reversed", "gvp"), ("reversed", "linear"), ("index", "table")]
+)
+def test_every_prediction_has_its_own_target_and_only_a_velocity_turns_with_time(time, path, prediction):
+    if path == "table" and prediction == "velocity":
+        with pytest.raises(InputError, match="a table of noise levels has no velocity"):
+            bridge(GAMMA, time=time, path=path, prediction=prediction)
+        return
+    loss = float(given(time, prediction, path)["loss"].detach())
+    # float32; a score divides by sigma, which is small near data
+    assert loss == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_sentence_says_what_the_network_returns():
+    assert bridge(GAMMA, path="gvp").convention.endswith("the velocity of the gvp path, d state / d t")
+    assert bridge(GAMMA, path="gvp", time="reversed").convention.endswith("d state / d (1 - t)")
+    assert bridge(GAMMA, prediction="noise").convention.endswith("the network returns the noise")
+    assert bridge(GAMMA, time="reversed").convention.endswith("noise - data")
+    with pytest.raises(InputError, match="prediction is 'eps', expected velocity, noise, data, score, v"):
+        bridge(GAMMA, prediction="eps")
+
+
+def test_labels_keep_their_digits_in_half_precision():
+    """bfloat16 has 8 bits: levels of a thousand would be off by whole steps, and the last one would be -1."""
+    data = torch.randn(256, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    remedy = slowflow.MixFlow(gamma=GAMMA, interpolant="table", prediction="noise", levels=1000)
+    fine = remedy.pair(data, data, torch.Generator().manual_seed(3))
+    half = remedy.pair(data.bfloat16(), data.bfloat16(), torch.Generator().manual_seed(3))
+    assert half.state.dtype == half.target.dtype == torch.bfloat16
+    assert half.t.dtype == torch.float32
+    assert torch.equal(half.t, fine.t)
+    assert int(((1000 * (1 - half.t)).round().long() - 1).min()) >= 0
+
+
 def test_an_index_is_a_level_of_the_table_and_the_target_is_the_noise():
     trainer = Trainer(None)
     names = trainer.run(bridge(GAMMA, time="index", path="table").snippet)

@@ -113,7 +113,7 @@ def test_heun_at_equal_calls_is_measured_on_its_own_grid(tiny_model, images, tmp
 def test_noise_of_a_churned_run_rules_out_references_that_need_it(tiny_model, images, tmp_path):
     probe = slowflow.Probe(samples=20, steps=4, references="nearest")
     churn = slowflow.sampling_remedy("churn", amount=1.0)
-    with pytest.raises(InputError, match="which the stochastic sampler"):
+    with pytest.raises(InputError, match="which the remedy replaces on the way"):
         slowflow.measure(tiny_model(), images, probe, out=tmp_path / "churn", heldout=0.5, remedy=churn)
     assert not (tmp_path / "churn").exists()
 
