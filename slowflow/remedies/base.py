@@ -207,6 +207,11 @@ class TrainingRemedy(ABC):
         """Time labels before the warp."""
         return draw_times(self.time_law or "uniform", n, generator, self.support)
 
+    def ends(self, *, warped: bool) -> Tensor:
+        """Smallest and largest label, before or after the warp; float64 [2]."""
+        ends = torch.tensor(self.support, dtype=torch.float64)
+        return warp(ends, self.shift) if warped else ends
+
     def rounded(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """The noise level at or below t on a table, t itself elsewhere; a uniform t makes a uniform level."""
         return t if not self.levels else (t * self.levels + 1e-9).floor().clamp(max=self.levels - 1) / self.levels

@@ -3,11 +3,11 @@
 With (m, t) as MixFlow draws them, m ~ U[(1-gamma) t, t]:
 
     mirrored   state at m under label t, or state at t under label m, with equal chance
-    centred    state at m' ~ U[t - h, t + h] under label t,   h = min(gamma t / 2, 1 - t)
+    centred    state at m' ~ U[t - h, t + h] under label t,   h = min(gamma t / 2, end - t)
 
 `mirrored` has exactly MixFlow's gaps |t - m| and takes from it the sign alone; the times of inputs and of labels then
 have one law, the mean of MixFlow's two. `centred` keeps MixFlow's labels and width gamma t, but has to be
-narrower where the interval would pass the data end, which is where MixFlow's is widest.
+narrower where the interval would pass the end of the model's training times, which is where MixFlow's is widest.
 """
 
 from __future__ import annotations
@@ -63,12 +63,15 @@ class Jitter(TrainingRemedy):
             drawn = self.drawn(n, generator)
             u = torch.rand(n, dtype=torch.float64, generator=generator)
             t = warp(drawn, self.shift)
-            m = self._around(t, u) if self.order == "released" else warp(self._around(drawn, u), self.shift)
+            if self.order == "released":
+                m = self._around(t, u, self.ends(warped=True))
+            else:
+                m = warp(self._around(drawn, u, self.ends(warped=False)), self.shift)
             return t, m, m
         t, m, _ = self._slowed().times(n, generator)
         swap = torch.rand(n, dtype=torch.float64, generator=generator) < 0.5
         label, m = torch.where(swap, m, t), torch.where(swap, t, m)
         return label, m, m
 
-    def _around(self, t: Tensor, u: Tensor) -> Tensor:
-        return t + torch.minimum(self.gamma * t / 2, 1.0 - t) * (2.0 * u - 1.0)
+    def _around(self, t: Tensor, u: Tensor, ends: Tensor) -> Tensor:
+        return t + torch.minimum(self.gamma * t / 2, ends[1] - t) * (2.0 * u - 1.0)

@@ -74,10 +74,14 @@ class MixFlow(TrainingRemedy):
         drawn = self.drawn(n, generator)
         u = torch.rand(n, dtype=torch.float64, generator=generator)
         t = warp(drawn, self.shift)
-        m = self._inputs(t, u) if self.order == "released" else warp(self._inputs(drawn, u), self.shift)
+        if self.order == "released":
+            m = self._inputs(t, u, self.ends(warped=True))
+        else:
+            m = warp(self._inputs(drawn, u, self.ends(warped=False)), self.shift)
         return t, m, m if self.target_at == "m" else t
 
-    def _inputs(self, t: Tensor, u: Tensor) -> Tensor:
+    def _inputs(self, t: Tensor, u: Tensor, ends: Tensor) -> Tensor:
         if self.m_law == "both":
-            return t + self.gamma * (u - t)
+            anywhere = ends[0] + (ends[1] - ends[0]) * u  # not nearer to the data than the model is ever trained
+            return t + self.gamma * (anywhere - t)
         return t * (1.0 - self.gamma * u) if self.m_law == "slowed" else (1.0 - self.gamma) * t * u

@@ -12,7 +12,6 @@ from dataclasses import replace
 import pandas as pd
 
 from slowflow.evaluating.evaluation import features_label, label
-from slowflow.io.run import read_json
 from slowflow.reporting import text
 from slowflow.reporting.study_forecast import foretold, score
 from slowflow.reporting.study_ingredients import ingredients
@@ -45,7 +44,7 @@ def progress(studies: Sequence[StudyResult]) -> Part:
     """How much of each study is finished, and what is not."""
     rows, said = [], []
     for study in studies:
-        plan = _plan(study)
+        plan = study.plan
         done = {(c["arm"], int(c["seed"])) for c in study.cells}
         gone = [cell for cell in plan if cell not in done]
         lengths = ", ".join(f"{n:,}" for n in study.protocol["lengths"])
@@ -200,11 +199,6 @@ def numbers(studies: Sequence[StudyResult]) -> Table:
                  text.plain(estimate(row), digits), str(row["seeds"])]
             )  # fmt: skip
     return Table(["study", "arm", "length", "calls a sample", "metric", "value [95 % interval]", "seeds"], rows)
-
-
-def _plan(study: StudyResult) -> list[tuple[str, int]]:
-    file = study.path / "plan.json"
-    return [(str(arm), int(seed)) for arm, seed in read_json(file)] if file.exists() else []
 
 
 def _titles(metrics: Iterable[str]) -> list[str]:

@@ -3,7 +3,7 @@
 Candidates are the gammas that the base's measurement suggests (band, excess), the paper's fixed ones, and the gamma that was
 best after a shorter training (what a pilot finds). One of them replaces the band when
 
-    enough    at least STUDIES studies have a whole sweep under at least SEEDS seeds
+    enough    at least STUDIES studies have a whole sweep (every gamma they planned) under at least SEEDS seeds
     no worse  in none of them, at no step count, is its metric clearly above the band's after the longest training
     better    in each of them it is clearly below the band's at one step count or more
 
@@ -16,6 +16,7 @@ gamma for whoever wants one, the verdict says whether one is needed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,8 +51,9 @@ def evidence(study: StudyResult, metric: str = "fd") -> pd.DataFrame:
     """Candidates at every step count after the longest training; empty where no sweep or no band is there.
 
     Returns:
-        study, seeds, planned, gammas, length, budget, method, gamma, best, at_best, value, low, high (against the band),
-        ratio, regret, regret_low, regret_high, within_noise. `at_best` is the metric at the best gamma of the sweep.
+        study, seeds, planned, gammas, whole, length, budget, method, gamma, best, at_best, value, low, high (against the band),
+        ratio, regret, regret_low, regret_high, within_noise. `at_best` is the metric at the best gamma of the sweep, `whole`
+        says that no planned gamma is missing.
     """
     suggested = suggestions(study)
     swept = study.rows[(study.rows["group"] == "mixflow") & (study.rows["metric"] == metric)]
@@ -86,12 +88,18 @@ def _row(
     level = [abs(float(sweep.weights(g) @ sweep.mean)) for g in (gamma, band)]
     return {
         "study": study.protocol["name"], "seeds": sweep.seeds, "planned": len(study.protocol["seeds"]),
-        "gammas": len(sweep.gammas), "length": where[0], "budget": where[1], "method": method,
+        "gammas": len(sweep.gammas), "whole": _planned(study) <= set(study.arms),
+        "length": where[0], "budget": where[1], "method": method,
         "gamma": np.nan if gamma is None else gamma, "best": cost.best, "at_best": sweep.sign * float(sweep.mean[sweep.best]),
         "value": apart.value, "low": apart.low, "high": apart.high, "ratio": level[0] / max(level[1], 1e-12),
         "regret": cost.value.value, "regret_low": cost.value.low, "regret_high": cost.value.high,
         "within_noise": cost.within_noise,
     }  # fmt: skip
+
+
+def _planned(study: StudyResult) -> set[str]:
+    """Arms of the sweep that the study is to have: the swept group's name and a gamma."""
+    return {arm for arm, _ in study.plan if re.fullmatch(r"mixflow-[0-9.]+", arm)}
 
 
 def choose(studies: Sequence[StudyResult] | pd.DataFrame, metric: str = "fd") -> Choice:
@@ -106,7 +114,7 @@ def choose(studies: Sequence[StudyResult] | pd.DataFrame, metric: str = "fd") ->
     else:
         found = [one for study in studies if len(one := evidence(study, metric))]
         table = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
-    ripe = table[table["seeds"] >= SEEDS] if len(table) else table
+    ripe = table[(table["seeds"] >= SEEDS) & table["whole"]] if len(table) else table
     count = ripe["study"].nunique() if len(ripe) else 0
     if count < STUDIES:
         why = f"the band until {STUDIES} studies have a whole sweep under {SEEDS} seeds or more ({count} so far)"

@@ -58,8 +58,7 @@ class StudyResult:
         path = Path(path)
         if not is_study(path):
             raise InputError(f"{path} holds no study")
-        order = read_json(path / "plan.json") if (path / "plan.json").exists() else []
-        names = [cell_folder(path, arm, seed) for arm, seed in order]
+        names = [cell_folder(path, arm, seed) for arm, seed in _plan(path)]
         more = sorted(p.parent for p in path.glob("arms/*/manifest.json") if p.parent not in names)
         found = [_whole(p, path) for p in [*names, *more] if (p / "manifest.json").exists()]
         if not found:
@@ -99,6 +98,11 @@ class StudyResult:
         return pd.DataFrame(rows, columns=columns).astype({"gamma": float})
 
     @property
+    def plan(self) -> list[tuple[str, int]]:
+        """(arm, seed) of every cell the study is to have, in running order; empty where it did not say."""
+        return _plan(self.path)
+
+    @property
     def failures(self) -> pd.DataFrame:
         """Arms that diverged: arm, seed, step, message."""
         rows = [{"arm": c["arm"], "seed": c["seed"], **c["failed"]} for c in self.cells if c["failed"]]
@@ -122,6 +126,11 @@ class StudyResult:
         if key not in self._draws[arm, seed]:
             raise InputError(f"the arm '{arm}' has no {metric} at {length} steps of training and {budget} of sampling")
         return self._draws[arm, seed][key]
+
+
+def _plan(study: Path) -> list[tuple[str, int]]:
+    file = study / "plan.json"
+    return [(str(arm), int(seed)) for arm, seed in read_json(file)] if file.exists() else []
 
 
 def _whole(cell: Path, study: Path) -> dict[str, Any]:

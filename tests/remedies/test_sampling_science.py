@@ -422,6 +422,7 @@ def test_dcw_by_hand():
         ({}, 0.95 + 0.1 * 0.5 * (0.95 - DATA)),
         ({"weight": "constant"}, 0.95 + 0.1 * (0.95 - DATA)),
         ({"scaled": True}, 0.95 + 0.1 * 0.5 * (0.95 - 0.75 * DATA)),
+        ({"weight": "edm"}, 0.95 + 0.1 * (1.0 / 80.0) * (0.95 - DATA)),  # sigma / alpha = 1 at t = 0.5
     ):
         method, _ = DCW(0.1, **settings).solver(sampler("euler"), 4)
         assert float(method.step(constant("linear"), state, t, s, zeros())) == pytest.approx(expected)
@@ -429,6 +430,13 @@ def test_dcw_by_hand():
 
 DATA = 0.2 + 0.5 * 3.0
 """data_hat that goes with the velocity 3 at the state 0.2: state + (1 - t) u."""
+
+
+def test_the_published_weight_of_dcw_is_that_of_edms_sigmas():
+    # t = 1 / 81 on the linear path is EDM's sigma 80, where its sampling begins; t = 1 / (1 + 1.14) its sigma 1.14
+    at = torch.tensor([0.0, 1 / 81, 1 / 2.14], dtype=DOUBLE)
+    found = DCW(0.005, weight="edm").share(interpolant("linear"), at)
+    torch.testing.assert_close(found, torch.tensor([1.0, 1.0, 1.14 / 80], dtype=DOUBLE))
 
 
 def test_the_low_band_is_the_mean_of_four_pixels():

@@ -370,6 +370,20 @@ def test_half_the_strength_is_half_the_slack():
 # --- states, labels and targets by hand
 
 
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("name", "settings"), [("mixflow", {"gamma": 1.0, "m_law": "both"}), ("jitter", {"gamma": 1.0, "form": "centred"})]
+)
+def test_no_input_lies_nearer_to_the_data_than_the_training_times(name, settings, order):
+    """At the data end of VP a target is ten times what plain training ever shows, so no control may go there."""
+    remedy = make(name, {**settings, "order": order, "shift": 3.0, "support": (0.01, 0.9)})
+    _, m, _ = remedy.times(4096, torch.Generator().manual_seed(0))
+    end = float(warp(torch.tensor(0.9, dtype=torch.float64), 3.0))
+    assert float(m.max()) <= end + 1e-12
+    assert float(m.max()) > 0.95 * end  # it is reached
+    assert float(m.min()) >= 0.0
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_input_perturbation_by_hand(path):
     noise, data = pair()

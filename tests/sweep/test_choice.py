@@ -1,5 +1,7 @@
 """What auto takes: the rule on planted studies, and the regret behind it in simulated sweeps with planted truth."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,6 +48,18 @@ def test_too_few_studies_or_seeds_decide_nothing(tmp_path, seeds):
     assert found.method == "band"
     assert "until 2 studies have a whole sweep" in found.why
     assert choose([]).method == "band"
+
+
+def test_a_sweep_that_lacks_a_planned_gamma_decides_nothing(tmp_path):
+    several = studies(tmp_path, {"a": best_at(0.8), "b": best_at(0.8)})
+    assert choose(several).method == "fixed 0.8"
+    for seed in (0, 1, 2):
+        shutil.rmtree(several[1].path / "arms" / f"mixflow-1-seed{seed}")
+    part = StudyResult.load(several[1].path)
+    assert not evidence(part)["whole"].any()
+    found = choose([several[0], part])
+    assert found.method == "band"
+    assert "(1 so far)" in found.why
 
 
 def test_the_rule_can_be_repeated_from_its_rows(tmp_path):

@@ -1,7 +1,9 @@
 """dcw: after every step the state is moved along its difference from the predicted data.
 
-    state(s) += strength_t P (state(s) - data_hat),      strength_t = strength sigma(t) / sigma(start), or constant
+    state(s) += strength_t P (state(s) - data_hat)
 
+strength_t falls with the path's sigma (1 at pure noise), or with EDM's, sigma / alpha over its largest of 80 as published (a tenth
+at sigma / alpha = 8, so next to nothing where images form), or is constant.
 data_hat is the last the network said in the step, so nothing more is asked. P is the identity (`pixel`) or the low band
 of one Haar wavelet level (`low`): means of 2 x 2 pixels, repeated. With `scaled` the difference is that of EDM's variables,
 state(s) - alpha(s) data_hat, which is noise alone.
@@ -25,7 +27,7 @@ import torch
 from torch import Tensor
 
 from slowflow.errors import InputError
-from slowflow.flow.interpolants import expand
+from slowflow.flow.interpolants import Interpolant, expand
 from slowflow.flow.predictor import Predictor
 from slowflow.flow.samplers import Sampler
 from slowflow.remedies.sampling import SAMPLING_REMEDIES
@@ -35,7 +37,9 @@ from slowflow.remedies.sampling.response import at_times, response, solve
 from slowflow.remedies.sampling.stepping import Stepping, Witness
 
 BANDS = ("pixel", "low")
-WEIGHTS = ("falling", "constant")
+WEIGHTS = ("falling", "edm", "constant")
+LARGEST_SIGMA = 80.0
+"""EDM's, where its sampling begins."""
 LARGEST = 0.5
 
 
@@ -67,9 +71,7 @@ class Corrected(Stepping):
         if of.scaled:
             data = expand(model.interpolant.alpha(s).to(data.dtype), data) * data
         gap = reached - data if of.band == "pixel" else low_band(reached - data)
-        # sigma is 1 at pure noise on every path, up to the start of tables and vp
-        weight = model.interpolant.sigma(t) if of.weight == "falling" else torch.ones_like(t)
-        return reached + of.strength * weight.to(reached.dtype) * gap
+        return reached + of.strength * of.share(model.interpolant, t).to(reached.dtype) * gap
 
 
 @SAMPLING_REMEDIES.register(
@@ -84,7 +86,7 @@ class DCW(SamplingRemedy):
     Args:
         strength: lambda, in [-0.5, 0.5]; 0 changes nothing.
         band: `pixel` or `low`.
-        weight: `falling` with sigma(t), or `constant`.
+        weight: `falling` with sigma(t), `edm` with sigma / alpha over 80, or `constant`.
         scaled: in EDM's variables, where the difference is noise alone.
     """
 
@@ -108,6 +110,14 @@ class DCW(SamplingRemedy):
     def active(self) -> bool:
         """Whether anything is moved."""
         return self.strength != 0.0
+
+    def share(self, path: Interpolant, t: Tensor) -> Tensor:
+        """Share of the strength at time t."""
+        if self.weight == "constant":
+            return torch.ones_like(t)
+        if self.weight == "edm":
+            return (path.sigma(t) / (LARGEST_SIGMA * path.alpha(t))).clamp(max=1.0)  # infinite at pure noise, so 1
+        return path.sigma(t)  # 1 at pure noise on every path, up to the start of tables and vp
 
     def check(self, model: Predictor, method: Sampler) -> None:
         """A low band needs images of even height and width."""
