@@ -91,7 +91,8 @@ class _Pilot:
         found = pilot(opened.model, images, judged, settings, folder, progress=output.progress("pilot"))
         for rung in found.rungs:
             pairs = ", ".join(f"{g:g}: {v:.3f}" for g, v in zip(rung["gammas"], rung["means"], strict=True))
-            output.say(f"  {rung['length']} steps, {label(self.metric, judged.name)} by gamma: {pairs}")
+            plain = f"; plain training: {rung['plain']:.3f}" if "plain" in rung else ""
+            output.say(f"  {rung['length']} steps, {label(self.metric, judged.name)} by gamma: {pairs}{plain}")
         return found
 
 

@@ -2,7 +2,8 @@
 
 Three disjoint parts of the data: the held-out share (which `evaluate` judges by) is put aside untouched; of the rest, a
 `selection` share is what the pilot judges by, and what is left is what it trains on. The base has usually been trained on
-the selection share too, which flatters all candidates alike.
+the selection share too, which flatters all candidates alike. Plain training of the same length goes along to the last rung
+and is no candidate: it says whether the pick is worth more than no correction.
 
     out/runs/GAMMA-seed0.safetensors    one training run a candidate and seed, extended from rung to rung
     out/looks/...                       samples judged, a folder a candidate, rung and seed
@@ -39,6 +40,7 @@ from slowflow.remedies import make
 from slowflow.study.cell import BACKWARD
 from slowflow.sweep import halving
 from slowflow.sweep.grid import Sweep
+from slowflow.sweep.regret import against
 from slowflow.train.loop import TrainConfig, train
 
 GAMMAS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -58,6 +60,7 @@ class PilotConfig:
         sampling: how samples are made; at most as many as the selection share has images.
         train: settings of every post-training; its steps follow from the budget.
         heldout: share that is put aside for the final evaluation.
+        control: train plainly beside the candidates at every rung.
     """
 
     budget: int
@@ -68,6 +71,7 @@ class PilotConfig:
     sampling: Sampling = field(default_factory=lambda: Sampling(samples=500, steps=(20,), seed=2000))
     train: TrainConfig = field(default_factory=lambda: TrainConfig(steps=1, warmup=20, ema_ramp=9.0, valid_every=0))
     heldout: float = 0.2
+    control: bool = True
 
     def __post_init__(self) -> None:
         if len(self.gammas) < 2 or list(self.gammas) != sorted(set(self.gammas)):
@@ -92,7 +96,8 @@ class Pick:
         wrong, loss: chance that another candidate is better, and what that is expected to cost in the metric.
         calls: network calls that were spent. budget: that were allowed.
         split: one sentence on what was trained on, judged by, and put aside.
-        rungs: candidates, length, gammas and their means, rung by rung.
+        rungs: candidates, length, gammas and their means, and the mean of plain training, rung by rung.
+        over_plain: metric of the pick minus that of plain training at the last rung; None where that was not trained.
     """
 
     gamma: float
@@ -104,6 +109,7 @@ class Pick:
     metric: str
     split: str
     rungs: list[dict[str, Any]]
+    over_plain: Estimate | None = None
 
     def over(self, fit: GammaFit) -> GammaFit:
         """The fit of a measurement with this gamma recommended, warned by what pilots cost in the studies."""
@@ -111,11 +117,23 @@ class Pick:
             f"pilot: best {self.metric} of {len(self.rungs[0]['gammas'])} gammas after short post-trainings of up to "
             f"{self.rungs[-1]['length']} steps ({self.calls:,} network calls); the chance that another candidate is better "
             f"is {'below 1%' if self.wrong < 0.01 else f'{self.wrong:.0%}'}, at an expected cost of {self.loss:.3g} in "
-            f"{self.metric}; {self.split}"
+            f"{self.metric}; {self.split}{self._beside()}"
         )
         estimates = {**fit.estimates, "pilot": self.estimate}
         warnings = (*fit.warnings, *filter(None, [evidence.pilots()]))
         return replace(fit, gamma=self.gamma, method="pilot", estimates=estimates, chosen=chosen, warnings=warnings)
+
+    def _beside(self) -> str:
+        """The pick against no correction, in words."""
+        if self.over_plain is None:
+            return ""
+        value, low, high = (f"{x:+.3g}" for x in (self.over_plain.value, self.over_plain.low, self.over_plain.high))
+        steps = self.rungs[-1]["length"]
+        said = f"; against plain training of the same {steps} steps it is {value} [{low}, {high}] in {self.metric}"
+        if not self.over_plain.excludes(0.0):
+            return f"{said}, no significant change"
+        better = (self.over_plain.value > 0) == HIGHER_IS_BETTER[self.metric]
+        return f"{said}, better" if better else f"{said}, worse: on this evidence no correction is the better choice"
 
 
 def pilot(
@@ -152,7 +170,8 @@ def pilot(
     per_look = samples * network_calls(model, how.sampler, how.steps[0], guidance=how.guidance, shift=how.shift)
     per_step = config.train.batch_size * (1 + BACKWARD)
     seeds = len(config.seeds)
-    plan = halving.longest_plan(len(config.gammas), config.budget, seeds, per_step, per_look)
+    beside = int(config.control)
+    plan = halving.longest_plan(len(config.gammas), config.budget, seeds, per_step, per_look, beside)
     described = {"model": model_id or identity(model), "data_sha256": data.fingerprint, "features": features.sha256}
     folder = RunFolder(out, "pilot", {**described, "pilot": config, "plan": plan})
     split = (
@@ -164,12 +183,10 @@ def pilot(
         seen = _halved(work, plan, per_step, per_look, folder.watched(progress))
         pick = float(seen[-1].gammas[halving.survivors(seen[-1], 1)[0]])
         sure = halving.doubt(seen, pick)
-        rows = [
-            {"length": rung.length, "gammas": sweep.gammas.tolist(), "means": (sweep.sign * sweep.mean).tolist()}
-            for rung, sweep in zip(plan, seen, strict=True)
-        ]
+        rows = [_row(rung, sweep) for rung, sweep in zip(plan, seen, strict=True)]
         spent = halving.calls(plan, seeds, per_step, per_look)
         result = {"gamma": pick, "wrong": sure.wrong, "loss": sure.loss, "calls": spent, "rungs": rows}
+        result["over_plain"] = canonical(_over_plain(seen[-1], pick)) if config.control else None
         folder.finish([f"rung-{number}.json" for number in range(len(plan))], {**result, "split": split})
     for leftover in ("runs", "looks"):
         shutil.rmtree(folder.path / leftover, ignore_errors=True)
@@ -178,8 +195,23 @@ def pilot(
         estimate=_neighbours(config.gammas, found["gamma"], seeds),
         budget=config.budget,
         metric=config.metric,
+        over_plain=None if found["over_plain"] is None else Estimate(**found["over_plain"]),
         **{key: found[key] for key in ("gamma", "wrong", "loss", "calls", "split", "rungs")},
     )
+
+
+def _row(rung: halving.Rung, sweep: Sweep) -> dict[str, Any]:
+    """What a rung came to, in the metric's own direction."""
+    means = (sweep.sign * sweep.mean).tolist()
+    row = {"length": rung.length, "gammas": sweep.gammas.tolist(), "means": means[: len(sweep.gammas)]}
+    return {**row, "plain": means[-1]} if rung.beside else row
+
+
+def _over_plain(sweep: Sweep, pick: float) -> Estimate:
+    """Metric of the pick minus that of plain training, in the metric's own direction."""
+    found = against(sweep, pick, None)
+    low, high = sorted((sweep.sign * found.low, sweep.sign * found.high))
+    return Estimate(sweep.sign * found.value, low, high, found.n)
 
 
 def _neighbours(gammas: tuple[float, ...], pick: float, n: int) -> Estimate:
@@ -198,12 +230,12 @@ class _Work:
     config: PilotConfig
     path: Path
 
-    def look(self, gamma: float, seed: int, length: int) -> tuple[float, list[float]]:
-        """Train one candidate up to `length` steps and judge it: (value, bootstrap draws)."""
-        name, config = f"{gamma:g}-seed{seed}", self.config
+    def look(self, gamma: float | None, seed: int, length: int) -> tuple[float, list[float]]:
+        """Train one candidate, or plainly for None, up to `length` steps and judge it: (value, bootstrap draws)."""
+        name, config = f"{'plain' if gamma is None else f'{gamma:g}'}-seed{seed}", self.config
         settings = replace(config.train, steps=length, lr_final=config.train.lr, seed=seed)
         copied = self.model.with_net(copy.deepcopy(self.model.net))
-        remedy = make("mixflow", {"gamma": gamma})
+        remedy = make("plain", {}) if gamma is None else make("mixflow", {"gamma": gamma})
         state = train(copied, self.fit_part, remedy, settings, self.path / "runs" / f"{name}.safetensors")
         found = evaluate(
             copied.with_net(state.ema_net.eval()),
@@ -231,12 +263,13 @@ def _halved(work: _Work, plan: list[halving.Rung], per_step: int, per_look: int,
         file = work.path / f"rung-{number}.json"
         if not file.exists():
             looks: list[list[tuple[float, list[float]]]] = []
-            for gamma in alive.tolist():
+            for gamma in [*alive.tolist(), *([None] if rung.beside else [])]:
+                title = "plain" if gamma is None else f"gamma {gamma:g}"
                 looks.append([])
                 for seed in config.seeds:
                     looks[-1].append(work.look(gamma, seed, rung.length))
                     done += (rung.length - reached) * per_step + per_look
-                    progress(done, total, f"rung {number + 1} of {len(plan)}: gamma {gamma:g}, {rung.length} steps")
+                    progress(done, total, f"rung {number + 1} of {len(plan)}: {title}, {rung.length} steps")
             values = [[value for value, _ in row] for row in looks]
             draws = [[draw for _, draw in row] for row in looks]
             atomic.write_json(file, canonical({"gammas": alive.tolist(), "values": values, "draws": draws}))

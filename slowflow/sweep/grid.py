@@ -13,7 +13,7 @@ which knows nothing of training.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -57,6 +57,12 @@ class Sweep:
     def mean(self) -> Float[np.ndarray, " row"]:
         """Mean over seeds."""
         return self.values.mean(axis=1)
+
+    @property
+    def swept(self) -> Sweep:
+        """The gammas alone."""
+        k = len(self.gammas)
+        return self if len(self.values) == k else replace(self, values=self.values[:k], draws=self.draws[:k])
 
     @property
     def best(self) -> int:

@@ -30,17 +30,18 @@ LEAST = 10
 
 @dataclass(frozen=True)
 class Rung:
-    """`candidates` runs are trained up to `length` steps in all and judged."""
+    """`candidates` runs, and `beside` that are never dropped, are trained up to `length` steps in all and judged."""
 
     candidates: int
     length: int
+    beside: int = 0
 
 
-def rungs(candidates: int, first: int) -> list[Rung]:
+def rungs(candidates: int, first: int, beside: int = 0) -> list[Rung]:
     """Halving from all candidates at `first` steps to the last two (or three), doubling the length."""
-    found = [Rung(candidates, first)]
+    found = [Rung(candidates, first, beside)]
     while found[-1].candidates > 3:
-        found.append(Rung(-(-found[-1].candidates // 2), 2 * found[-1].length))
+        found.append(Rung(-(-found[-1].candidates // 2), 2 * found[-1].length, beside))
     return found
 
 
@@ -48,29 +49,30 @@ def calls(plan: list[Rung], seeds: int, per_step: int, per_look: int) -> int:
     """Network calls of a plan: training along the same runs, and one look a candidate, rung and seed."""
     before = [0, *(rung.length for rung in plan)]
     return seeds * sum(
-        rung.candidates * ((rung.length - done) * per_step + per_look) for rung, done in zip(plan, before, strict=False)
+        (rung.candidates + rung.beside) * ((rung.length - done) * per_step + per_look)
+        for rung, done in zip(plan, before, strict=False)
     )
 
 
-def longest_plan(candidates: int, budget: int, seeds: int, per_step: int, per_look: int) -> list[Rung]:
+def longest_plan(candidates: int, budget: int, seeds: int, per_step: int, per_look: int, beside: int = 0) -> list[Rung]:
     """The plan with the longest runs that the budget allows.
 
     Raises:
         InputError: even the shortest plan costs more; the message says how much.
     """
-    least = calls(rungs(candidates, LEAST), seeds, per_step, per_look)
+    least = calls(rungs(candidates, LEAST, beside), seeds, per_step, per_look)
     if least > budget:
         raise InputError(
             f"a budget of {budget:,} network calls is too small for {candidates} gammas: {LEAST} steps of post-training and "
             f"one look at each rung cost {least:,}; raise the budget, or try fewer gammas, samples or seeds"
         )
-    a_step = calls(rungs(candidates, LEAST + 1), seeds, per_step, per_look) - least
-    return rungs(candidates, LEAST + (budget - least) // a_step)
+    a_step = calls(rungs(candidates, LEAST + 1, beside), seeds, per_step, per_look) - least
+    return rungs(candidates, LEAST + (budget - least) // a_step, beside)
 
 
 def survivors(sweep: Sweep, keep: int) -> np.ndarray:
-    """Rows of the `keep` lowest means, in order of gamma."""
-    return np.sort(np.argsort(sweep.mean, kind="stable")[:keep])
+    """Rows of the `keep` gammas with the lowest means, in order of gamma."""
+    return np.sort(np.argsort(sweep.swept.mean, kind="stable")[:keep])
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def doubt(seen: list[Sweep], pick: float, seed: int = 0) -> Doubt:
     """
     alive = [set(sweep.gammas.tolist()) for sweep in seen] + [{pick}]
     behind = np.zeros(DRAWN)
-    for number, sweep in enumerate(seen):
+    for number, sweep in enumerate(one.swept for one in seen):
         truth = _posterior(sweep, rng.generator(seed, "halving", number))
         own = truth[:, sweep.gammas.tolist().index(pick)]
         fell = [i for i, gamma in enumerate(sweep.gammas.tolist()) if gamma not in alive[number + 1]]

@@ -1,5 +1,7 @@
 """The pilot: budget kept, disjoint data, resumable, and over a measurement's fit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -67,6 +69,11 @@ def test_a_pilot_keeps_its_budget_and_its_data_apart_and_resumes(tmp_path, image
     assert found.gamma in SETTINGS.gammas
     assert found.calls <= found.budget
     assert [len(rung["gammas"]) for rung in found.rungs] == [4, 2]
+    assert all(rung["plain"] > 0.0 for rung in found.rungs)
+    last = found.rungs[-1]
+    value = last["means"][last["gammas"].index(found.gamma)] - last["plain"]
+    assert found.over_plain.value == pytest.approx(value)
+    assert found.over_plain.low < value < found.over_plain.high
     assert 0.0 <= found.wrong <= 1.0
 
     def cut(done, total, note):
@@ -105,6 +112,32 @@ def test_the_pick_replaces_the_gamma_of_a_fit_and_says_why():
 
 
 @pytest.mark.parametrize(
+    ("metric", "over", "says"),
+    [
+        ("fd", Estimate(2.0, 1.0, 3.0, 2), "worse: on this evidence no correction is the better choice"),
+        ("fd", Estimate(-2.0, -3.0, -1.0, 2), "-2 [-3, -1] in fd, better"),
+        ("coverage", Estimate(0.2, 0.1, 0.3, 2), "+0.2 [+0.1, +0.3] in coverage, better"),
+        ("coverage", Estimate(0.2, -0.1, 0.5, 2), "no significant change"),
+    ],
+)
+def test_the_pick_is_held_against_no_correction(metric, over, says):
+    fit = GammaFit(0.5, "band", {}, "detected", "because")
+    rungs = [{"gammas": [0.0, 0.3], "length": 20}]
+    pick = piloting.Pick(0.3, Estimate(0.3, 0.0, 0.6, 2), 0.1, 0.01, 900, 1000, metric, "split", rungs, over)
+    assert says in pick.over(fit).chosen
+    assert "plain training of the same 20 steps" in pick.over(fit).chosen
+
+
+def test_a_pilot_without_its_control_costs_less_and_says_nothing_of_it(tmp_path, images):
+    alone = replace(SETTINGS, control=False, budget=2_000)
+    found = pilot(tiny(), images, Features("FD-pixels"), alone, tmp_path / "a")
+    assert found.over_plain is None
+    assert "plain" not in found.rungs[0]
+    with pytest.raises(InputError, match="too small for 4 gammas"):
+        pilot(tiny(), images, Features("FD-pixels"), replace(alone, control=True), tmp_path / "b")
+
+
+@pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"gammas": (0.4, 0.1)}, "ascending"),
@@ -120,8 +153,6 @@ def test_settings_that_cannot_be_are_refused(changes, says):
 
 
 def test_a_small_budget_and_a_missing_classifier_are_refused(tmp_path, images):
-    from dataclasses import replace
-
     with pytest.raises(InputError, match="too small for 4 gammas"):
         pilot(tiny(), images, Features("FD-pixels"), replace(SETTINGS, budget=100), tmp_path / "a")
     with pytest.raises(InputError, match="needs a classifier"):
