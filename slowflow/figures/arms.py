@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
@@ -9,7 +12,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from slowflow.errors import InputError
 from slowflow.evaluating.evaluation import features_label, label
-from slowflow.figures.style import BLUE, GREEN, INK, PURPLE, SKY
+from slowflow.figures.style import BLUE, GREEN, INK, PURPLE, SKY, note
 from slowflow.records import HIGHER_IS_BETTER
 from slowflow.results import RunResult
 from slowflow.sweep.folder import BASE, CONTROL, StudyResult
@@ -60,6 +63,54 @@ def log_ticks(panel: Axes, values: list[int]) -> None:
     panel.xaxis.set_major_locator(FixedLocator([float(v) for v in values]))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_xticks(values, [f"{v:,}" for v in values])
+
+
+def window(values: pd.Series) -> tuple[float, float] | None:
+    """What an axis shows where a few numbers lie so far off that the others could not be told apart; None where none does.
+
+    Ten numbers or more: from one and a half spans of the middle 80 % below them to as much above.
+    """
+    found = values.dropna().to_numpy(dtype=np.float64)
+    if len(found) < 10:
+        return None
+    low, high = np.quantile(found, [0.1, 0.9])
+    ends = low - 1.5 * (high - low), high + 1.5 * (high - low)
+    if ends[0] <= found.min() and found.max() <= ends[1]:
+        return None
+    inside = found[(found >= ends[0]) & (found <= ends[1])]
+    pad = 0.15 * float(np.ptp(inside))
+    return float(inside.min()) - pad, float(inside.max()) + pad
+
+
+def off_the_scale(panel: Axes, table: pd.DataFrame) -> None:
+    """The y axis of `window`, and in the corner which arms leave it."""
+    shown = window(table["value"])
+    if shown is None:
+        return
+    gone = table[(table["value"] < shown[0]) | (table["value"] > shown[1])]["arm"].unique()
+    if not len(gone):
+        return
+    panel.set_ylim(*shown)
+    said = str(gone[0]) if len(gone) == 1 else f"{len(gone)} arms" if len(gone) > 2 else f"{gone[0]}, {gone[1]}"
+    behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0}
+    note(panel, f"off the scale: {said}", 0.99, 0.99, ha="right", va="top", fontsize=8, bbox=behind)
+
+
+def point(panel: Axes, row: dict[str, Any], y: float, shade: str, shown: tuple[float, float] | None) -> None:
+    """value, low and high of a row on a line of its own; an arrow with the number where it lies off the scale."""
+    value = float(row["value"])
+    if shown is None or shown[0] <= value <= shown[1]:
+        panel.hlines(y, row["low"], row["high"], color=shade, linewidth=1.9)
+        panel.plot(value, y, "o", color=shade, markersize=5)
+        return
+    right = value > shown[1]
+    edge = shown[right] + (shown[1] - shown[0]) * (-0.01 if right else 0.01)
+    panel.plot(edge, y, ">" if right else "<", color=shade, markersize=5)
+    number = f"{value:+,.0f}" if abs(value) >= 10 else f"{value:+.2f}"
+    panel.annotate(
+        number, (edge, y), xytext=(-6 if right else 6, 0), textcoords="offset points", color=shade, fontsize=8,
+        ha="right" if right else "left", va="center",
+    )  # fmt: skip
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:

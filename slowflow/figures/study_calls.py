@@ -7,7 +7,18 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from slowflow.figures.arms import CROWD, CROWDED, SWEPT, colours, in_order, labelled, log_ticks, studied, titled
+from slowflow.figures.arms import (
+    CROWD,
+    CROWDED,
+    SWEPT,
+    colours,
+    in_order,
+    labelled,
+    log_ticks,
+    off_the_scale,
+    studied,
+    titled,
+)
 from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.figures.style import legend_below
 from slowflow.results import RunResult
@@ -42,6 +53,7 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
             xlabel=f"network calls a sample,\nafter {int(group['length'].max()):,} steps of post-training",
             ylabel=str(metric).replace("fd", "FD"),
         )
+        off_the_scale(panel, group)
         panel.set_title(labelled(str(metric), str(group["features"].iloc[0])))
     legend_below(axes, 4)
 

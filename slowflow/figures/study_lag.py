@@ -6,9 +6,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from slowflow.errors import InputError
-from slowflow.figures.arms import colours, in_order, studied, titled
+from slowflow.figures.arms import CROWDED, colours, in_order, point, studied, titled, window
 from slowflow.figures.base import FIGURES, Figure, Panels
-from slowflow.figures.style import GREY, INK, head
+from slowflow.figures.style import GREY, INK, QUIET, head
 from slowflow.results import RunResult
 from slowflow.sweep.folder import BASE
 from slowflow.sweep.pooled import differences, lags_over_seeds
@@ -67,10 +67,12 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
         base = group.loc[group["arm"] == BASE, "value"]
         if lag and len(base):
             panel.axvline(float(base.iloc[0]), color=GREY, linestyle=":", linewidth=1.5)
+        shown = window(group["value"])
         for row in group.to_dict("records"):
-            y, shade = arms.index(row["arm"]), colour[row["arm"]]
-            panel.hlines(y, row["low"], row["high"], color=shade, linewidth=2.2)
-            panel.plot(row["value"], y, "o", color=shade, markersize=6)
+            shade = QUIET if colour[row["arm"]] == CROWDED else colour[row["arm"]]
+            point(panel, {str(key): one for key, one in row.items()}, arms.index(row["arm"]), shade, shown)
+        if shown is not None:
+            panel.set_xlim(*shown)
         panel.set_yticks(range(len(arms)), names if panel is axes[0] else [""] * len(arms))
         panel.set_ylim(-0.6, len(arms) - 0.4)
         panel.grid(axis="y", visible=False)
@@ -103,7 +105,7 @@ FIGURES.register("study-lag", summary="a study: lag before and after, beside the
             "Lag after an arm's last length of post-training, in units of γ above a perfect model (or genuine states), right = "
             "slow; the dotted line is the base before. Beside it what the arm changed in the metrics at the nearest step count, "
             "at the same length. Where arms stop at different lengths their names say so. Bars are 95 % intervals over seeds "
-            "and samples."
+            "and samples; an arrow with a number lies off the scale."
         ),
         data=data,
         draw=draw,

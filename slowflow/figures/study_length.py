@@ -5,7 +5,18 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 
-from slowflow.figures.arms import CROWD, CROWDED, SWEPT, colours, in_order, labelled, log_ticks, studied, titled
+from slowflow.figures.arms import (
+    CROWD,
+    CROWDED,
+    SWEPT,
+    colours,
+    in_order,
+    labelled,
+    log_ticks,
+    off_the_scale,
+    studied,
+    titled,
+)
 from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.figures.style import INK, legend_below
 from slowflow.results import RunResult
@@ -44,6 +55,7 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
             panel.plot(
                 part["length"], part["value"], dash, color=shade, marker="o", markersize=4, label=name, zorder=2 - crowd
             )
+        off_the_scale(panel, group)
         log_ticks(panel, lengths)
         panel.set(xlabel="steps of post-training", ylabel=f"{metric.replace('fd', 'FD')} at {budget} steps")
         panel.set_title(labelled(metric, str(table["features"].iloc[0])) if budget == budgets[0] else "")

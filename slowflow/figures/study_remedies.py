@@ -7,7 +7,7 @@ import seaborn
 from matplotlib.axes import Axes
 
 from slowflow.errors import InputError
-from slowflow.figures.arms import SWEPT, studied
+from slowflow.figures.arms import SWEPT, point, studied, window
 from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.figures.style import INK, QUIET, head, legend_below
 from slowflow.records import HIGHER_IS_BETTER
@@ -54,10 +54,12 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
         panel.axvline(0.0, color=INK, linewidth=1.0)
         if 0 < untrained < len(arms):
             panel.axhline(untrained - 0.5, color=QUIET, linewidth=1.0, linestyle="--")
+        shown = window(group["value"])
         for row in group.to_dict("records"):
             y = arms.index(row["arm"]) + (0.14 if row["budget"] == budgets[0] else -0.14) * (len(budgets) > 1)
-            panel.hlines(y, row["low"], row["high"], color=colour[row["budget"]], linewidth=1.8)
-            panel.plot(row["value"], y, "o", color=colour[row["budget"]], markersize=4.5)
+            point(panel, {str(key): one for key, one in row.items()}, y, colour[row["budget"]], shown)
+        if shown is not None:
+            panel.set_xlim(*shown)
         names = [_named(arm, about.loc[arm]) for arm in arms]
         panel.set_yticks(range(len(arms)), names if panel is axes[0] else [""] * len(arms))
         panel.set_ylim(-0.6, len(arms) - 0.4)
@@ -88,7 +90,7 @@ FIGURES.register("study-remedies", summary="a study: every arm against its contr
             "Above the dashed line: arms that train, minus plain post-training of the same length, the longest that all of them "
             "have. Below: arms that only change sampling, minus the base at equal network calls. Each part is ordered by "
             "Frechet distance at the most steps. Bars are 95 % intervals over seeds and samples; an arm under one seed knows "
-            "nothing of training."
+            "nothing of training. An arrow with a number lies off the scale."
         ),
         data=data,
         draw=draw,

@@ -4,8 +4,11 @@ Under seed s arm a gives v[a, s]. Samples alone make it vary by a variance i_a t
 training under another seed adds to that. The addition is estimated from all arms of one setting together, as a factor on
 what samples do (overdispersion), because two or three seeds of one arm say next to nothing about a variance:
 
-    phi = max(1, sum_a sum_s (v[a,s] - v[a,.])^2 / sum_a (S_a - 1) i_a)
+    r_a = sum_s (v[a,s] - v[a,.])^2 / ((S_a - 1) i_a)        phi = max(1, mean of r_a over seeds beyond the first)
     value = v[a,.]        half-width = q sqrt(phi i_a / S_a)
+
+An arm whose r_a is over 20 times the median has broken down in a way of its own (under the normal law two degrees of freedom
+exceed it once in a million): it is left out of phi, which would widen the intervals of all others, and has its own.
 
 q is Student's t where phi exceeds 1, the normal quantile otherwise. Arms are not independent: what a seed draws they share, and
 differences share their control. With u the residuals in units of sqrt(i_a), B the variance over seeds of their mean over
@@ -28,6 +31,7 @@ Source: the scale of a quasi-likelihood (McCullagh and Nelder 1989, section 4.5)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -36,6 +40,8 @@ from slowflow.errors import InputError
 from slowflow.records import Estimate
 
 LEVEL = 0.95
+UNLIKE = 20.0
+"""Times the median over arms from which an arm's spread over seeds is its own."""
 
 
 def intervals(
@@ -62,31 +68,48 @@ def intervals(
         raise InputError(f"{len(values)} arms, {len(inside)} variances and {len(n)} sample sizes; one each is needed")
     if any(len(one) == 0 for one in values):
         raise InputError("an arm has no number under any seed")
-    factor, freedom = overdispersion(values, inside)
     found = []
-    for one, variance, count in zip(values, inside, n, strict=True):
-        trained = (factor if shared else max(factor, 1.0)) * variance / len(one)
+    for one, variance, count, spread in zip(values, inside, n, overdispersion(values, inside), strict=True):
+        trained = (spread.factor if shared else max(spread.factor, 1.0)) * variance / len(one)
         known = variance if shared else 0.0
-        sure = not shared and factor <= 1.0
-        half = _quantile(level, known, trained, np.inf if sure else freedom) * float(np.sqrt(known + trained))
+        sure = not shared and spread.factor <= 1.0
+        half = _quantile(level, known, trained, np.inf if sure else spread.freedom) * float(np.sqrt(known + trained))
         mean = float(np.mean(one))
         found.append(Estimate(mean, mean - half, mean + half, int(count)))
     return found
 
 
-def overdispersion(values: Sequence[np.ndarray], inside: Sequence[float]) -> tuple[float, float]:
-    """(phi without its floor, its degrees of freedom): how much seeds spread, in units of what samples alone do."""
-    expected = sum((len(one) - 1) * variance for one, variance in zip(values, inside, strict=True))
-    if expected <= 0.0:
-        return 0.0, np.inf
-    factor = sum(float(np.var(one) * len(one)) for one in values) / expected
-    most = max(len(one) for one in values)
+class Spread(NamedTuple):
+    """How much seeds spread an arm, in units of what samples alone do (phi without its floor), and how well that is known."""
+
+    factor: float
+    freedom: float
+
+
+def overdispersion(values: Sequence[np.ndarray], inside: Sequence[float]) -> list[Spread]:
+    """Of every arm: that of all ordinary ones together, or its own."""
+    ratios = np.array(
+        [
+            np.var(one, ddof=1) / variance if len(one) > 1 and variance > 0.0 else np.nan
+            for one, variance in zip(values, inside, strict=True)
+        ]
+    )
+    known = np.isfinite(ratios)
+    if not known.any():
+        return [Spread(0.0, np.inf)] * len(ratios)
+    ordinary = known & ~(ratios > UNLIKE * np.median(ratios[known]))
+    beyond = np.array([len(one) - 1 for one in values])[ordinary]
+    most = int(beyond.max()) + 1
     rows = [
         (one - one.mean()) / np.sqrt(variance)
-        for one, variance in zip(values, inside, strict=True)
-        if len(one) == most and variance > 0.0
+        for one, variance, plain in zip(values, inside, ordinary, strict=True)
+        if plain and len(one) == most
     ]
-    return factor, _freedom(np.array(rows)) if rows else float(most - 1)
+    together = Spread(float(np.average(ratios[ordinary], weights=beyond)), _freedom(np.array(rows)))
+    return [
+        Spread(float(ratio), float(len(one) - 1)) if apart else together
+        for ratio, one, apart in zip(ratios, values, known & ~ordinary, strict=True)
+    ]
 
 
 def _freedom(residuals: np.ndarray) -> float:

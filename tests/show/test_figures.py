@@ -520,3 +520,20 @@ def test_a_title_with_dollar_signs_is_text_and_not_mathematics(result: RunResult
     arms = [replace(result.arms[0], title="run_$a_{$"), *result.arms[1:]]
     figure = FIGURES.get("quality")
     assert rendered(figure, figure.data(replace(result, arms=arms)), "svg")
+
+
+def test_an_arm_that_broke_down_does_not_hide_the_others(tmp_path: Path) -> None:
+    """One arm at 2,000 among twenty around 60: the axis shows the twenty, and an arrow says where the other lies."""
+    more = [(f"rival-{k}", "rival", None) for k in range(12)] + [("over-slowed", "over-slowed", None)]
+
+    def truth(arm: str, gamma: float | None, length: int, budget: int) -> float:
+        return 2000.0 if arm == "over-slowed" else 60.0 + len(arm) % 5
+
+    result = RunResult.load(planted(tmp_path / "s", truth, more=more))
+    for name in ("study-remedies", "study-calls"):
+        figure = FIGURES.get(name)
+        panel = canvas(figure, figure.data(result)).axes[0]
+        low, high = panel.get_xlim() if name == "study-remedies" else panel.get_ylim()
+        assert high - low < 100.0
+        said = " ".join(text.get_text() for text in panel.texts)
+        assert ("+1,9" if name == "study-remedies" else "off the scale: over-slowed") in said

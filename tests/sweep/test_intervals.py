@@ -19,7 +19,8 @@ def test_the_formula_on_a_case_done_by_hand():
     # arm 1: mean 2, sum of squares 2; arm 2: mean 4, sum of squares 8; expected (2 + 2) x 0.5
     # residuals -1 0 1 and -2 0 2 over sqrt(0.5): their mean has variance 4.5, what is left 0.5, so f = 25 / (4.5^2 / 2 + 0.5^2 / 2)
     values, inside = [np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])], [0.5, 0.5]
-    factor, freedom = overdispersion(values, inside)
+    (factor, freedom), second = overdispersion(values, inside)
+    assert second == (factor, freedom)
     assert (factor, freedom) == (pytest.approx(10.0 / 2.0), pytest.approx(25.0 / 10.25))
     first, second = intervals(values, inside, [10, 20])
     half = stats.t.ppf(0.975, freedom) * np.sqrt(5.0 * 0.5 / 3.0)
@@ -73,6 +74,16 @@ def test_seeds_on_the_same_samples_are_no_surer_than_one():
     (three,) = intervals([np.array([1.0, 1.0, 1.0])], [9.0], [100], shared=True)
     (one,) = intervals([np.array([1.0])], [9.0], [100], shared=True)
     assert three == one
+
+
+def test_an_arm_that_breaks_down_widens_its_own_interval_alone():
+    draw = np.random.default_rng(5)
+    values = [m + draw.normal(size=3) for m in range(10)]
+    before = intervals(values, [1.0] * 10, [1] * 10)
+    after = intervals([*values, 1000.0 + 80.0 * np.array([-1.0, 0.0, 1.0])], [1.0] * 11, [1] * 11)
+    assert after[:10] == before
+    half = stats.t.ppf(0.975, 2) * 80.0 / np.sqrt(3)
+    assert after[10].high - after[10].value == pytest.approx(half)
 
 
 def test_bad_input_is_refused():
