@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,8 @@ from slowflow.evaluating.evaluation import features_label, label
 from slowflow.figures.style import BLUE, GREEN, INK, PURPLE, SKY, note
 from slowflow.records import HIGHER_IS_BETTER
 from slowflow.results import RunResult
-from slowflow.sweep.folder import BASE, CONTROL, StudyResult
+from slowflow.sweep.folder import BASE, CONTROL, SWEPT, StudyResult
 
-SWEPT = "mixflow"
 OTHERS = (GREEN, PURPLE, SKY, "#B8860B", "#7F3C8D", "#8C564B")
 CROWDED = "#cfcfcf"
 CROWD = "other arms (study-remedies names them)"
@@ -50,6 +50,22 @@ def titled(arm: str, group: str, gamma: float) -> str:
     """An arm in words."""
     names = {BASE: "base, no post-training", CONTROL: "plain post-training"}
     return f"MixFlow, γ = {gamma:g}" if group == SWEPT else names.get(arm, arm)
+
+
+def line(arm: str, part: pd.DataFrame, colour: dict[str, str]) -> dict[str, Any]:
+    """How an arm's curve is drawn: dashed outside the sweep and its controls, behind the others where it is one of a crowd."""
+    group, shade = str(part["group"].iloc[0]), colour[arm]
+    crowd = shade == CROWDED
+    return {
+        "color": shade, "zorder": 2 - crowd, "marker": "o", "markersize": 4,
+        "linestyle": "-" if arm in (BASE, CONTROL) or group == SWEPT else "--",
+        "label": CROWD if crowd else titled(arm, group, float(part["gamma"].iloc[0])),
+    }  # fmt: skip
+
+
+def at_the_end(table: pd.DataFrame) -> pd.DataFrame:
+    """The first metric at the most steps: what a sentence about a figure says."""
+    return table[(table["metric"] == table["metric"].iloc[0]) & (table["budget"] == table["budget"].max())]
 
 
 def labelled(metric: str, features: str) -> str:
@@ -96,7 +112,16 @@ def off_the_scale(panel: Axes, table: pd.DataFrame) -> None:
     note(panel, f"off the scale: {said}", 0.99, 0.99, ha="right", va="top", fontsize=8, bbox=behind)
 
 
-def point(panel: Axes, row: dict[str, Any], y: float, shade: str, shown: tuple[float, float] | None) -> None:
+def in_rows(panel: Axes, table: pd.DataFrame, place: Callable[[Any], float], shade: Callable[[Any], str]) -> None:
+    """Every row of the table on a line of its own, at `place` in the colour `shade` of it, on the scale of `window`."""
+    shown = window(table["value"])
+    for row in table.to_dict("records"):
+        _point(panel, row, place(row), shade(row), shown)
+    if shown is not None:
+        panel.set_xlim(*shown)
+
+
+def _point(panel: Axes, row: Mapping[Any, Any], y: float, shade: str, shown: tuple[float, float] | None) -> None:
     """value, low and high of a row on a line of its own; an arrow with the number where it lies off the scale."""
     value = float(row["value"])
     if shown is None or shown[0] <= value <= shown[1]:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 from matplotlib.axes import Axes
 
 from slowflow.figures.arms import (
-    CROWD,
-    CROWDED,
-    SWEPT,
+    at_the_end,
     colours,
     in_order,
     labelled,
+    line,
     log_ticks,
     off_the_scale,
     studied,
-    titled,
 )
 from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.figures.style import legend_below
 from slowflow.results import RunResult
-from slowflow.sweep.folder import BASE, CONTROL
 from slowflow.sweep.pooled import common_length, over_seeds
 
 
@@ -40,14 +35,10 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
     colour, arms = colours(table), list(table["arm"].unique())
     for panel, (metric, group) in zip(axes, table.groupby("metric", sort=False), strict=True):
         for arm, part in group.groupby("arm", sort=False):
-            known = arm in (BASE, CONTROL) or part["group"].iloc[0] == SWEPT
             x = part["nfe"] * 1.012 ** (arms.index(str(arm)) - len(arms) / 2)
-            shade, dash = colour[str(arm)], "-" if known else "--"
-            crowd = shade == CROWDED
-            name = CROWD if crowd else titled(str(arm), str(part["group"].iloc[0]), float(part["gamma"].iloc[0]))
-            look: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1.7, "zorder": 2 - crowd}
-            panel.plot(x, part["value"], dash, color=shade, label=name, **look)
-            panel.vlines(x, part["low"], part["high"], color=shade, linewidth=1.1, alpha=0.6, zorder=2 - crowd)
+            look = line(str(arm), part, colour)
+            panel.plot(x, part["value"], linewidth=1.7, **look)
+            panel.vlines(x, part["low"], part["high"], look["color"], linewidth=1.1, alpha=0.6, zorder=look["zorder"])
         log_ticks(panel, sorted(group["budget"].unique().tolist()))
         panel.set(
             xlabel=f"network calls a sample,\nafter {int(group['length'].max()):,} steps of post-training",
@@ -60,7 +51,7 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
 
 def alt(table: pd.DataFrame) -> str:
     """The first metric of every arm at the most calls."""
-    first = table[(table["metric"] == table["metric"].iloc[0]) & (table["budget"] == table["budget"].max())]
+    first = at_the_end(table)
     parts = [f"{row['arm']} {row['value']:.2f}" for _, row in first.iterrows()]
     metric = labelled(str(first["metric"].iloc[0]), str(first["features"].iloc[0]))
     where = f"at {int(table['budget'].max())} steps, after {int(table['length'].max())} steps of post-training"

@@ -7,11 +7,11 @@ import seaborn
 from matplotlib.axes import Axes
 
 from slowflow.errors import InputError
-from slowflow.figures.arms import SWEPT, labelled, studied
+from slowflow.figures.arms import labelled, studied
 from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.figures.style import legend_below
 from slowflow.results import RunResult
-from slowflow.sweep.folder import BASE, CONTROL
+from slowflow.sweep.folder import BASE, CONTROL, SWEPT
 from slowflow.sweep.pooled import over_seeds
 
 COLUMNS = ("arm", "metric", "length", "budget", "value", "low", "high", "n")

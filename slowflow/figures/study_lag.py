@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from slowflow.errors import InputError
-from slowflow.figures.arms import CROWDED, colours, in_order, point, studied, titled, window
+from slowflow.figures.arms import CROWDED, colours, in_order, in_rows, studied, titled
 from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.figures.style import GREY, INK, QUIET, head
 from slowflow.results import RunResult
@@ -54,6 +54,7 @@ def data(result: RunResult) -> pd.DataFrame:
 def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
     """A panel a reading, then the metrics; an arm a row, the base's lag as a line."""
     colour, arms = colours(table), list(table["arm"].unique())[::-1]
+    shade = {arm: QUIET if one == CROWDED else one for arm, one in colour.items()}
     about = table.drop_duplicates("arm").set_index("arm")
     names = [titled(arm, str(about.loc[arm, "group"]), float(str(about.loc[arm, "gamma"]))) for arm in arms]
     lengths = {arm: int(str(about.loc[arm, "length"])) for arm in arms}
@@ -67,12 +68,7 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
         base = group.loc[group["arm"] == BASE, "value"]
         if lag and len(base):
             panel.axvline(float(base.iloc[0]), color=GREY, linestyle=":", linewidth=1.5)
-        shown = window(group["value"])
-        for row in group.to_dict("records"):
-            shade = QUIET if colour[row["arm"]] == CROWDED else colour[row["arm"]]
-            point(panel, {str(key): one for key, one in row.items()}, arms.index(row["arm"]), shade, shown)
-        if shown is not None:
-            panel.set_xlim(*shown)
+        in_rows(panel, group, lambda row: arms.index(row["arm"]), lambda row: shade[row["arm"]])
         panel.set_yticks(range(len(arms)), names if panel is axes[0] else [""] * len(arms))
         panel.set_ylim(-0.6, len(arms) - 0.4)
         panel.grid(axis="y", visible=False)

@@ -6,21 +6,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from slowflow.figures.arms import (
-    CROWD,
-    CROWDED,
-    SWEPT,
+    at_the_end,
     colours,
     in_order,
     labelled,
+    line,
     log_ticks,
     off_the_scale,
     studied,
-    titled,
 )
 from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.figures.style import INK, legend_below
 from slowflow.results import RunResult
-from slowflow.sweep.folder import BASE, CONTROL
+from slowflow.sweep.folder import BASE
 from slowflow.sweep.pooled import over_seeds
 
 
@@ -44,17 +42,11 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
         if len(base):
             panel.axhline(float(base.iloc[0]), color=INK, linestyle=":", linewidth=1.5, label="base, no post-training")
         for arm, part in group[group["arm"] != BASE].groupby("arm", sort=False):
-            about = (str(arm), str(part["group"].iloc[0]), float(part["gamma"].iloc[0]))
-            known = arm == CONTROL or about[1] == SWEPT
-            shade, dash = colour[str(arm)], "-" if known else "--"
+            look = line(str(arm), part, colour)
             panel.fill_between(
-                part["length"], part["low"], part["high"], color=shade, alpha=0.12, linewidth=0, zorder=1
+                part["length"], part["low"], part["high"], color=look["color"], alpha=0.12, linewidth=0, zorder=1
             )
-            crowd = shade == CROWDED
-            name = CROWD if crowd else titled(*about)
-            panel.plot(
-                part["length"], part["value"], dash, color=shade, marker="o", markersize=4, label=name, zorder=2 - crowd
-            )
+            panel.plot(part["length"], part["value"], **look)
         off_the_scale(panel, group)
         log_ticks(panel, lengths)
         panel.set(xlabel="steps of post-training", ylabel=f"{metric.replace('fd', 'FD')} at {budget} steps")
@@ -64,7 +56,7 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
 
 def alt(table: pd.DataFrame) -> str:
     """First and last length of the first metric at the most calls."""
-    here = table[(table["metric"] == table["metric"].iloc[0]) & (table["budget"] == table["budget"].max())]
+    here = at_the_end(table)
     parts = []
     for arm, part in here[here["length"] > 0].groupby("arm", sort=False):
         ends = part.sort_values("length")["value"]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from slowflow.figures.arms import labelled, log_ticks, studied
+from slowflow.figures.arms import at_the_end, labelled, log_ticks, studied
 from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, legend_below
 from slowflow.records import HIGHER_IS_BETTER
@@ -75,7 +75,7 @@ def _named(part: pd.DataFrame) -> str:
 
 def alt(table: pd.DataFrame) -> str:
     """The first metric of every method at the most steps."""
-    last = table[(table["metric"] == table["metric"].iloc[0]) & (table["budget"] == table["budget"].max())]
+    last = at_the_end(table)
     parts = [
         f"{row['method']} {row['value']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]" for _, row in last.iterrows()
     ]

@@ -7,7 +7,7 @@ import seaborn
 from matplotlib.axes import Axes
 
 from slowflow.errors import InputError
-from slowflow.figures.arms import SWEPT, point, studied, window
+from slowflow.figures.arms import at_the_end, in_rows, studied, titled
 from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.figures.style import INK, QUIET, head, legend_below
 from slowflow.records import HIGHER_IS_BETTER
@@ -17,7 +17,6 @@ from slowflow.sweep.pooled import common_length, differences
 
 METRICS = ("fd", "density", "coverage", "agreement")
 COLUMNS = ("arm", "group", "gamma", "against", "length", "budget", "metric", "seeds", "value", "low", "high")
-TRAINED, UNTRAINED = "trained", "not trained"
 
 
 def data(result: RunResult) -> pd.DataFrame:
@@ -48,19 +47,20 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
     colour = dict(zip(budgets, seaborn.color_palette("crest", len(budgets)).as_hex(), strict=True))
     untrained = table.loc[table["against"] == BASE, "arm"].nunique()
     about = table.drop_duplicates("arm").set_index("arm")
+    aside = 0.14 if len(budgets) > 1 else 0.0
     metrics = [one for one in METRICS if one in set(table["metric"])]
     for panel, metric in zip(axes, metrics, strict=True):
         group = table[table["metric"] == metric]
         panel.axvline(0.0, color=INK, linewidth=1.0)
         if 0 < untrained < len(arms):
             panel.axhline(untrained - 0.5, color=QUIET, linewidth=1.0, linestyle="--")
-        shown = window(group["value"])
-        for row in group.to_dict("records"):
-            y = arms.index(row["arm"]) + (0.14 if row["budget"] == budgets[0] else -0.14) * (len(budgets) > 1)
-            point(panel, {str(key): one for key, one in row.items()}, y, colour[row["budget"]], shown)
-        if shown is not None:
-            panel.set_xlim(*shown)
-        names = [_named(arm, about.loc[arm]) for arm in arms]
+        in_rows(
+            panel,
+            group,
+            lambda row: arms.index(row["arm"]) + (aside if row["budget"] == budgets[0] else -aside),
+            lambda row: colour[row["budget"]],
+        )
+        names = [titled(arm, str(about.loc[arm, "group"]), float(str(about.loc[arm, "gamma"]))) for arm in arms]
         panel.set_yticks(range(len(arms)), names if panel is axes[0] else [""] * len(arms))
         panel.set_ylim(-0.6, len(arms) - 0.4)
         better = "right" if HIGHER_IS_BETTER[metric] else "left"
@@ -71,13 +71,9 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
     legend_below(axes, len(budgets))
 
 
-def _named(arm: str, row: pd.Series) -> str:
-    return f"MixFlow, γ = {row['gamma']:g}" if row["group"] == SWEPT else arm
-
-
 def alt(table: pd.DataFrame) -> str:
     """The first metric of every arm at the most steps."""
-    last = table[(table["metric"] == table["metric"].iloc[0]) & (table["budget"] == table["budget"].max())]
+    last = at_the_end(table)
     parts = [f"{row['arm']} {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]" for _, row in last.iterrows()]
     metric = str(last["metric"].iloc[0]).replace("fd", "FD")
     return f"{metric} against the control at {int(last['budget'].max())} steps: " + "; ".join(parts) + "."

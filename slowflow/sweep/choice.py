@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from slowflow.errors import InputError
-from slowflow.sweep.folder import StudyResult
+from slowflow.sweep.folder import SWEPT, StudyResult
 from slowflow.sweep.grid import Sweep, sweep_of
 from slowflow.sweep.regret import PAPER, UNCORRECTED, against, regret, suggestions, uncorrected
 
@@ -56,7 +56,7 @@ def evidence(study: StudyResult, metric: str = "fd") -> pd.DataFrame:
         says that no planned gamma is missing.
     """
     suggested = suggestions(study)
-    swept = study.rows[(study.rows["group"] == "mixflow") & (study.rows["metric"] == metric)]
+    swept = study.rows[(study.rows["group"] == SWEPT) & (study.rows["metric"] == metric)]
     if swept.empty or BAND not in suggested:
         return pd.DataFrame()
     length, rows = int(swept["length"].max()), []

@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 
 from slowflow.sweep import pooled
-from slowflow.sweep.folder import BASE, CONTROL, StudyResult
+from slowflow.sweep.folder import BASE, CONTROL, SWEPT, StudyResult
 
 SHORT = 0.05
 """An interval around no change is short when it stays within this share of the number it is compared with."""
@@ -31,7 +31,6 @@ LEAST, LEAST_SHARE = 2, 0.25
 """Decided rows that a verdict needs."""
 COLUMNS = ["study", "finding", "what", "metric", "length", "budget", "seeds", "value", "low", "high", "word"]
 WORDS = ("as stated", "contrary", "undecided")
-SWEPT = "mixflow"
 BOTH_SIDES = ("jitter-0.8", "jitter-0.4", "m-anywhere-beta21", "m-anywhere-uniform")
 """Arms whose labels err to both sides: the paper's ablation, and the control with MixFlow's own widths."""
 

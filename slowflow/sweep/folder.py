@@ -17,8 +17,8 @@ DRAWS = "draws.npz"
 COLUMNS = (
     "arm", "group", "gamma", "seed", "length", "budget", "steps", "nfe", "metric", "value", "low", "high", "n",
 )  # fmt: skip
-BASE, CONTROL = "base", "plain"
-"""The arm without training, and that of ordinary training of the same length: no correction."""
+BASE, CONTROL, SWEPT = "base", "plain", "mixflow"
+"""The arm without training, that of ordinary training of the same length (no correction), and the group swept over gamma."""
 
 
 def cell_folder(study: str | Path, arm: str, seed: int) -> Path:

@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from slowflow.errors import InputError
 from slowflow.records import HIGHER_IS_BETTER
-from slowflow.sweep.folder import CONTROL, StudyResult
+from slowflow.sweep.folder import CONTROL, SWEPT, StudyResult
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Sweep:
 
 
 def sweep_of(
-    result: StudyResult, metric: str, length: int, budget: int, group: str = "mixflow", *, control: bool = False
+    result: StudyResult, metric: str, length: int, budget: int, group: str = SWEPT, *, control: bool = False
 ) -> Sweep:
     """The sweep of one group of arms at one length and step count, on the seeds that every row has.
 

@@ -32,7 +32,7 @@ from scipy import stats
 from slowflow import rng
 from slowflow.errors import InputError
 from slowflow.records import Estimate
-from slowflow.sweep.folder import BASE, CONTROL, StudyResult
+from slowflow.sweep.folder import BASE, CONTROL, SWEPT, StudyResult
 from slowflow.sweep.grid import Sweep, sweep_of
 
 REDRAWN = 4000
@@ -141,7 +141,7 @@ def suggestions(result: StudyResult) -> dict[str, float]:
 
 
 def regret_table(
-    result: StudyResult, suggested: dict[str, float], *, group: str = "mixflow", fixed: tuple[float, ...] = PAPER
+    result: StudyResult, suggested: dict[str, float], *, group: str = SWEPT, fixed: tuple[float, ...] = PAPER
 ) -> pd.DataFrame:
     """Regret of every suggestion, of the paper's fixed gammas, and of no correction, at every length, step count and metric.
 
@@ -173,7 +173,7 @@ def regret_table(
     return pd.DataFrame(rows)
 
 
-def uncorrected(result: StudyResult, metric: str, length: int, budget: int, group: str = "mixflow") -> Sweep | None:
+def uncorrected(result: StudyResult, metric: str, length: int, budget: int, group: str = SWEPT) -> Sweep | None:
     """The sweep with plain training of the same length beside it; None where no seed has all of it."""
     if CONTROL not in result.arms:
         return None
@@ -183,7 +183,7 @@ def uncorrected(result: StudyResult, metric: str, length: int, budget: int, grou
         return None  # plain training is not finished where the sweep is
 
 
-def pilot_table(result: StudyResult, group: str = "mixflow") -> pd.DataFrame:
+def pilot_table(result: StudyResult, group: str = SWEPT) -> pd.DataFrame:
     """Regret, after the longest training, of the gamma that was best after each shorter one: what a pilot would cost.
 
     Both lengths are stops of the same runs, so their noise is shared; a pilot of its own would do a little worse.
