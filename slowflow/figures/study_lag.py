@@ -11,7 +11,7 @@ from slowflow.figures.base import FIGURES, Figure, Panels
 from slowflow.figures.style import GREY, INK, QUIET, head
 from slowflow.results import RunResult
 from slowflow.sweep.folder import BASE
-from slowflow.sweep.pooled import differences, lags_over_seeds
+from slowflow.sweep.pooled import at_longest, differences, lags_over_seeds
 
 READINGS = {"level": "excess", "signal clock": "signal", "noise clock": "noise"}
 KINDS = ("exact", "genuine")
@@ -38,10 +38,8 @@ def data(result: RunResult) -> pd.DataFrame:
     steps = probe[0] if isinstance(probe, list) else probe
     budgets = study.protocol["sampling"]["steps"]
     budget = min(budgets, key=lambda b: abs(b - steps))
-    changed = differences(study, BASE)
-    last = changed[
-        (changed["length"] == changed.groupby("arm")["length"].transform("max")) & (changed["budget"] == budget)
-    ]
+    last = at_longest(differences(study, BASE))
+    last = last[last["budget"] == budget]
     measured = set(excess["arm"])
     for metric in ("fd", "coverage"):
         here = last[(last["metric"] == metric) & last["arm"].isin(measured)]

@@ -44,15 +44,18 @@ def _cost(study: dict[str, Any], rows: dict[str, Any], method: str) -> str:
     within = "within the sweep's noise" if mine["within_noise"] else "more than the sweep's noise"
     text = (
         f"on {study['name']} ({seeds}, {study['budget']} steps) it gave gamma {mine['gamma']:.2f} and cost "
-        f"{mine['regret']:.1f} [{mine['regret_low']:.1f}, {mine['regret_high']:.1f}] of {mine['at_best']:.1f} in FD, {within}"
+        f"{_regret(mine)} of {mine['at_best']:.1f} in FD, {within}"
     )
     if fixed is not None and fixed["method"] != method:
         text += f", the paper's {fixed['gamma']:g} cost {fixed['regret']:.1f}"
     if (none := rows.get("no correction")) is not None:
-        cost = f"{none['regret']:.1f} [{none['regret_low']:.1f}, {none['regret_high']:.1f}]"
-        text += f", plain training of the same length {cost}"
+        text += f", plain training of the same length {_regret(none)}"
         text += " (better than every gamma)" if none["regret_high"] < 0.0 else ""
     return text
+
+
+def _regret(row: dict[str, Any]) -> str:
+    return f"{row['regret']:.1f} [{row['regret_low']:.1f}, {row['regret_high']:.1f}]"
 
 
 def pilots(found: dict[str, Any] | None = None) -> str:
@@ -61,10 +64,7 @@ def pilots(found: dict[str, Any] | None = None) -> str:
     said = []
     for study in found["studies"]:
         early = [row for row in study["rows"] if row["method"].startswith(BEST_AFTER)]
-        costs = [
-            f"{row['regret']:.1f} [{row['regret_low']:.1f}, {row['regret_high']:.1f}] after {row['method'][len(BEST_AFTER) :]}"
-            for row in early
-        ]
+        costs = [f"{_regret(row)} after {row['method'][len(BEST_AFTER) :]}" for row in early]
         if costs:
             said.append(f"on {study['name']} it cost {', '.join(costs)} of {study['length']} steps")
     if not said:

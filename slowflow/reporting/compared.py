@@ -9,6 +9,7 @@ import pandas as pd
 
 from slowflow.records import Estimate
 from slowflow.reporting.text import change_word
+from slowflow.sweep.pooled import at_longest
 
 CLEAR = "better, worse, slower, faster: 95 % interval clear of zero; one in 20 by chance"
 
@@ -20,7 +21,7 @@ def difference_lines(table: pd.DataFrame, labels: Mapping[str, str]) -> list[str
         table: the differences of a comparison.
         labels: metric -> printed name.
     """
-    shown = table[table["length"] == table.groupby("arm")["length"].transform("max")] if "length" in table else table
+    shown = at_longest(table) if "length" in table else table
     lines = []
     for keys, group in shown.groupby(["against", "metric"], sort=False):
         other, metric = map(str, keys)

@@ -18,7 +18,7 @@ from slowflow.reporting.study_ingredients import ingredients
 from slowflow.reporting.study_parts import DIGITS, Part, Table, estimate, name, starred
 from slowflow.reporting.study_regret import automatic, paper, regrets
 from slowflow.sweep.folder import BASE, CONTROL, StudyResult
-from slowflow.sweep.pooled import differences, lags_over_seeds, over_seeds
+from slowflow.sweep.pooled import at_longest, differences, lags_over_seeds, over_seeds
 
 SHOWN = ("fd", "density", "coverage", "agreement")
 READINGS = {"level": "excess", "signal clock": "signal", "noise clock": "noise"}
@@ -83,7 +83,7 @@ def remedies(studies: Sequence[StudyResult]) -> Part:
             table = differences(study, control)
             trained = table["length"] > 0
             mine = table[trained] if control == CONTROL else table[~trained | (table["arm"] == CONTROL)]
-            rows += _against(study, mine[mine["length"] == mine.groupby("arm")["length"].transform("max")], control)
+            rows += _against(study, at_longest(mine), control)
     heads = ["study", "arm", "control", "length", "calls a sample", "training calls", *_titles(SHOWN), "seeds"]
     said = [
         "Trained arms stand against plain post-training of the same length, arms that only change sampling against the base, at "

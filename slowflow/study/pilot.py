@@ -37,6 +37,7 @@ from slowflow.io.run import RunFolder, read_json
 from slowflow.measuring import evidence
 from slowflow.records import HIGHER_IS_BETTER, Estimate, GammaFit
 from slowflow.remedies import make
+from slowflow.reporting.text import change_word
 from slowflow.study.cell import BACKWARD
 from slowflow.sweep import halving
 from slowflow.sweep.grid import Sweep
@@ -130,10 +131,8 @@ class Pick:
         value, low, high = (f"{x:+.3g}" for x in (self.over_plain.value, self.over_plain.low, self.over_plain.high))
         steps = self.rungs[-1]["length"]
         said = f"; against plain training of the same {steps} steps it is {value} [{low}, {high}] in {self.metric}"
-        if not self.over_plain.excludes(0.0):
-            return f"{said}, no significant change"
-        better = (self.over_plain.value > 0) == HIGHER_IS_BETTER[self.metric]
-        return f"{said}, better" if better else f"{said}, worse: on this evidence no correction is the better choice"
+        word = change_word(self.metric, self.over_plain)
+        return f"{said}, {word}" + (": on this evidence no correction is the better choice" if word == "worse" else "")
 
 
 def pilot(

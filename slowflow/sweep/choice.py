@@ -26,10 +26,10 @@ import pandas as pd
 from slowflow.errors import InputError
 from slowflow.sweep.folder import SWEPT, StudyResult
 from slowflow.sweep.grid import Sweep, sweep_of
-from slowflow.sweep.regret import PAPER, UNCORRECTED, against, regret, suggestions, uncorrected
+from slowflow.sweep.regret import PAPER, PILOT, UNCORRECTED, against, regret, suggestions, uncorrected
 
 STUDIES, SEEDS = 2, 2
-BAND, PILOT = "band", "best after"
+BAND = "band"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _row(
         "study": study.protocol["name"], "seeds": sweep.seeds, "planned": len(study.protocol["seeds"]),
         "gammas": len(sweep.gammas), "whole": _planned(study) <= set(study.arms),
         "length": where[0], "budget": where[1], "method": method,
-        "gamma": np.nan if gamma is None else gamma, "best": cost.best, "at_best": sweep.sign * float(sweep.mean[sweep.best]),
+        "gamma": gamma, "best": cost.best, "at_best": sweep.sign * float(sweep.mean[sweep.best]),
         "value": apart.value, "low": apart.low, "high": apart.high, "ratio": level[0] / max(level[1], 1e-12),
         "regret": cost.value.value, "regret_low": cost.value.low, "regret_high": cost.value.high,
         "within_noise": cost.within_noise,

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache, cached_property
 from typing import Any
 
 import pandas as pd
@@ -37,15 +36,10 @@ BOTH_SIDES = ("jitter-0.8", "jitter-0.4", "m-anywhere-beta21", "m-anywhere-unifo
 
 @dataclass(frozen=True)
 class Case:
-    """A study and one metric; differences are made once for everything they are against, because each reads every draw."""
+    """A study and one metric."""
 
     study: StudyResult
     metric: str
-
-    @cached_property
-    def between(self) -> Callable[[str], pd.DataFrame]:
-        """against -> every arm minus that arm."""
-        return cache(lambda against: pooled.differences(self.study, against))
 
 
 Rows = Callable[[Case], Iterable[dict[str, Any]]]
@@ -111,7 +105,7 @@ def _pairs(*pairs: tuple[str, str, int]) -> Rows:
         for arm, against, sign in pairs:
             if not {arm, against} <= set(case.study.arms):
                 continue
-            table = case.between(against)
+            table = pooled.differences(case.study, against)
             table = table[(table["arm"] == arm) & (table["metric"] == case.metric)]
             for one in table[table["length"] == table["length"].max()].to_dict("records"):
                 scale = abs(_level(case, against, one["length"], one["budget"]))
@@ -128,8 +122,8 @@ def _steps(case: Case) -> Iterable[dict[str, Any]]:
         return
     table = pooled.gain_by_steps(case.study, case.metric)
     table = table[(table["group"] == SWEPT) & table["gamma"].isin([0.4, 0.8])]
-    gain = case.between(CONTROL).set_index(["arm", "metric", "length", "budget"])["high"]
-    for one in table[table["length"] == table.groupby("arm")["length"].transform("max")].to_dict("records"):
+    gain = pooled.differences(case.study, CONTROL).set_index(["arm", "metric", "length", "budget"])["high"]
+    for one in pooled.at_longest(table).to_dict("records"):
         kept = {key: one[key] for key in ("metric", "length", "budget", "seeds", "value", "low", "high")}
         what = f"log ratio {one['arm']} / plain, {one['few']} − {one['budget']} steps"
         moot = gain[one["arm"], one["metric"], one["length"], one["few"]] >= 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +48,7 @@ class StudyResult:
     cells: list[dict[str, Any]]
     identity: dict[str, Any] = field(default_factory=dict)
     _draws: dict[tuple[str, int], dict[str, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
+    _tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def load(cls, path: str | Path) -> StudyResult:
@@ -112,6 +114,12 @@ class StudyResult:
     def arms(self) -> list[str]:
         """Names of the arms that have numbers, in order."""
         return list(dict.fromkeys(cell["arm"] for cell in self.cells if cell["rows"]))
+
+    def once(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """A copy of the table `name`, which is made at the first call: tables over all draws take seconds."""
+        if name not in self._tables:
+            self._tables[name] = make()
+        return self._tables[name].copy()
 
     def draws(self, arm: str, seed: int, metric: str, length: int, budget: int) -> np.ndarray:
         """Bootstrap draws of one number [resamples]; arms of one seed share samples' ids and resamples.

@@ -45,6 +45,11 @@ def over_seeds(result: StudyResult) -> pd.DataFrame:
     return table.assign(longest=table.groupby("arm")["length"].transform("max"))
 
 
+def at_longest(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of every arm after its own longest training."""
+    return table[table["length"] == table.groupby("arm")["length"].transform("max")]
+
+
 def differences(result: StudyResult, against: str = CONTROL) -> pd.DataFrame:
     """Every arm minus the arm `against`, on the seeds both have, paired by seed and sample id.
 
@@ -56,6 +61,10 @@ def differences(result: StudyResult, against: str = CONTROL) -> pd.DataFrame:
     """
     if against not in result.arms:
         raise InputError(f"{result.path} has no finished arm '{against}' (it has {', '.join(result.arms)})")
+    return result.once(f"differences from {against}", lambda: _differences(result, against))
+
+
+def _differences(result: StudyResult, against: str) -> pd.DataFrame:
     theirs = result.rows[result.rows["arm"] == against]
     base = {tuple(row[:-1]): row[-1] for row in theirs[["seed", *WHERE, "value"]].itertuples(index=False)}
     untrained = set(theirs["length"]) == {0}

@@ -32,13 +32,13 @@ from scipy import stats
 from slowflow import rng
 from slowflow.errors import InputError
 from slowflow.records import Estimate
-from slowflow.sweep.folder import BASE, CONTROL, SWEPT, StudyResult
+from slowflow.sweep.folder import BASE, SWEPT, StudyResult
 from slowflow.sweep.grid import Sweep, sweep_of
 
 REDRAWN = 4000
 PAPER = (0.8, 0.4)
 """The paper's fixed gammas, for SiT and for RAE."""
-UNCORRECTED = "no correction"
+UNCORRECTED, PILOT = "no correction", "best after"
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,6 @@ def regret_table(
 
 def uncorrected(result: StudyResult, metric: str, length: int, budget: int, group: str = SWEPT) -> Sweep | None:
     """The sweep with plain training of the same length beside it; None where no seed has all of it."""
-    if CONTROL not in result.arms:
-        return None
     try:
         return sweep_of(result, metric, length, budget, group, control=True)
     except InputError:
@@ -198,8 +196,8 @@ def pilot_table(result: StudyResult, group: str = SWEPT) -> pd.DataFrame:
         sweep = sweep_of(result, metric, longest, budget, group)
         for length in lengths[:-1]:
             early = sweep_of(result, metric, length, budget, group)
-            method, gamma = f"best after {length}", float(early.gammas[early.best])
-            rows.append(_row(result, sweep, (metric, longest, budget), method, gamma))
+            gamma = float(early.gammas[early.best])
+            rows.append(_row(result, sweep, (metric, longest, budget), f"{PILOT} {length}", gamma))
     return pd.DataFrame(rows)
 
 
@@ -222,7 +220,7 @@ def _row(
     metric, length, budget = where
     return {
         "study": result.protocol["name"], "metric": metric, "length": length, "budget": budget,
-        "method": method, "gamma": np.nan if gamma is None else gamma, "best": found.best,
+        "method": method, "gamma": gamma, "best": found.best,
         "value": found.value.value, "low": found.value.low, "high": found.value.high,
         "naive": found.naive, "corrected": found.corrected, "split": found.split, "noise": found.noise,
         "chance_best": found.chance_best, "seeds": found.seeds, "within_noise": found.within_noise,
