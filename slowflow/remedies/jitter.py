@@ -18,7 +18,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from slowflow.flow.grids import warp
 from slowflow.remedies import REMEDIES, TrainingRemedy
 from slowflow.remedies.base import Times, choice_checked, share_checked
 from slowflow.remedies.mixflow import MixFlow
@@ -62,11 +61,7 @@ class Jitter(TrainingRemedy):
         if self.form == "centred":
             drawn = self.drawn(n, generator)
             u = torch.rand(n, dtype=torch.float64, generator=generator)
-            t = warp(drawn, self.shift)
-            if self.order == "released":
-                m = self._around(t, u, self.ends(warped=True))
-            else:
-                m = warp(self._around(drawn, u, self.ends(warped=False)), self.shift)
+            t, m = self._slowed().placed(drawn, lambda at, ends: self._around(at, u, ends))
             return t, m, m
         t, m, _ = self._slowed().times(n, generator)
         swap = torch.rand(n, dtype=torch.float64, generator=generator) < 0.5

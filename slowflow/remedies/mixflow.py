@@ -20,6 +20,7 @@ Under a resolution shift W there are two orders, equal where there is no shift:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -73,12 +74,20 @@ class MixFlow(TrainingRemedy):
         """(t, m, time of the target)."""
         drawn = self.drawn(n, generator)
         u = torch.rand(n, dtype=torch.float64, generator=generator)
+        t, m = self.placed(drawn, lambda at, ends: self._inputs(at, u, ends))
+        return t, m, m if self.target_at == "m" else t
+
+    def placed(self, drawn: Tensor, inputs: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """(t, m) behind the warp, in this order of warping and slowing.
+
+        Args:
+            drawn: t before the warp [n].
+            inputs: (t, ends of the model's times there [2]) -> m [n].
+        """
         t = warp(drawn, self.shift)
         if self.order == "released":
-            m = self._inputs(t, u, self.ends(warped=True))
-        else:
-            m = warp(self._inputs(drawn, u, self.ends(warped=False)), self.shift)
-        return t, m, m if self.target_at == "m" else t
+            return t, inputs(t, self.ends(warped=True))
+        return t, warp(inputs(drawn, self.ends(warped=False)), self.shift)
 
     def _inputs(self, t: Tensor, u: Tensor, ends: Tensor) -> Tensor:
         if self.m_law == "both":
