@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from byhand import coefficients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,25 +27,11 @@ def scalar(t):
     return torch.tensor(t, dtype=torch.float64)
 
 
-def by_hand(name, t):
-    """(alpha, sigma, alpha', sigma') written again from the papers, with the math module only."""
-    if name == "linear":
-        return t, 1 - t, 1.0, -1.0
-    if name == "gvp":
-        angle = math.pi * t / 2
-        return math.sin(angle), math.cos(angle), math.pi / 2 * math.cos(angle), -math.pi / 2 * math.sin(angle)
-    beta_min, beta_max, n = 0.1, 20.0, 1 - t
-    log_mean = -(n**2) * (beta_max - beta_min) / 4 - n * beta_min / 2
-    rate = (beta_min + n * (beta_max - beta_min)) / 2
-    alpha, sigma = math.exp(log_mean), math.sqrt(-math.expm1(2 * log_mean))
-    return alpha, sigma, alpha * rate, -(alpha**2) * rate / sigma
-
-
 @pytest.mark.parametrize("name", PATHS)
 def test_coefficients_equal_an_independent_transcription(name):
     path = interpolant(name)
     times = torch.linspace(0.0, 0.999, 400, dtype=torch.float64)
-    expected = torch.tensor([by_hand(name, float(t)) for t in times], dtype=torch.float64)
+    expected = torch.tensor([coefficients(name, float(t)) for t in times], dtype=torch.float64)
     for column, coefficient in enumerate(COEFFICIENTS):
         # 1e-12 relative: two float64 evaluations of one formula, sigma' of vp reaches -50
         torch.testing.assert_close(getattr(path, coefficient)(times), expected[:, column], rtol=1e-12, atol=1e-12)

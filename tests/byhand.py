@@ -12,5 +12,5 @@ def coefficients(path, t):
         return math.sin(a), math.cos(a), math.pi / 2 * math.cos(a), -math.pi / 2 * math.sin(a)
     n = 1 - t
     log_mean, rate = -(19.9 * n * n / 4 + 0.05 * n), 19.9 * n / 2 + 0.05
-    alpha, sigma = math.exp(log_mean), math.sqrt(1 - math.exp(2 * log_mean))
+    alpha, sigma = math.exp(log_mean), math.sqrt(-math.expm1(2 * log_mean))
     return alpha, sigma, alpha * rate, -(alpha**2) * rate / sigma
