@@ -22,17 +22,13 @@ from typing import Any
 import numpy as np
 
 from slowflow.config import canonical
-from slowflow.data.images import ImageSet
 from slowflow.errors import InputError, NonFiniteError
 from slowflow.evaluating import archive
 from slowflow.evaluating.engine import evaluate
 from slowflow.evaluating.evaluation import Evaluation
-from slowflow.evaluating.features import Features
-from slowflow.flow.model import FlowModel
 from slowflow.io.run import RunFolder, read_manifest
 from slowflow.measuring.engine import measure
 from slowflow.measuring.measurement import Measurement
-from slowflow.measuring.peers import MEASURES
 from slowflow.records import Probe
 from slowflow.remedies import TrainingRemedy
 from slowflow.results import lag_changes
@@ -40,6 +36,7 @@ from slowflow.study import making
 from slowflow.study.armed import Armed
 from slowflow.study.arms import Arm
 from slowflow.study.config import Protocol
+from slowflow.study.shared import Shared
 from slowflow.sweep.folder import DRAWS, cell_folder, draw_key
 from slowflow.train.post import post_train, snapshot_file, with_weights
 
@@ -65,63 +62,6 @@ def calls_a_step(protocol: Protocol, arm: Arm) -> int:
     batch = protocol.train.batch_size
     made = 0 if making.wants_measurement(arm.train) else making.made(arm.train).calls(batch)
     return batch * (1 + BACKWARD) + made
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What all cells of a study have in common.
-
-    Args:
-        path: the study's folder.
-        protocol: its settings.
-        base: the starting point, and base_id what identifies it.
-        data: real images. features: what they are judged in.
-    """
-
-    path: Path
-    protocol: Protocol
-    base: FlowModel
-    base_id: dict[str, Any]
-    data: ImageSet
-    features: Features
-
-    @property
-    def base_measure(self) -> Path:
-        """Folder of the measurement of the base, kept for its nulls and for differences."""
-        return self.path / "measure-base"
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """How the base and the data are opened again, so that its measurement can be diagnosed and piloted from."""
-        protocol = self.protocol
-        if protocol.base is not None:
-            return {"beside": "../base/model.safetensors", "data": protocol.data}
-        return {"model": protocol.model, "family": protocol.family, "data": protocol.data}
-
-    def measured(self) -> Measurement:
-        """The base measured with everything that a remedy may be made from, once, by itself: other measures than the
-        protocol's change no number of the table."""
-        probe = self.protocol.probe
-        assert probe is not None  # refused before anything is run
-        return measure(
-            self.base,
-            self.data,
-            replace(probe, measures=tuple(MEASURES.names())),
-            self.path / "measure-fit",
-            heldout=self.protocol.heldout,
-            model_id=self.base_id,
-            reopen=self.asked,
-        )
-
-    @cached_property
-    def described(self) -> dict[str, Any]:
-        """The protocol with what it came to: hashes of data, base and features."""
-        return {
-            "protocol": canonical(self.protocol),
-            "model": self.base_id,
-            "data_sha256": self.data.fingerprint,
-            "features_sha256": self.features.sha256,
-        }
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ from slowflow.evaluating.features import open_features
 from slowflow.families.open import direction_test, identity, open_model
 from slowflow.io import atomic
 from slowflow.io.run import RunFolder
-from slowflow.study.cell import Cell, Shared, cost
+from slowflow.study.cell import Cell, cost
 from slowflow.study.config import Protocol, Study
+from slowflow.study.shared import Shared
 from slowflow.sweep.folder import BASE, StudyResult
 from slowflow.train.loop import check_data
 from slowflow.train.pretrain import pretrain
