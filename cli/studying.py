@@ -49,6 +49,7 @@ def study(
 def _say_table(output: s.Output, result: Any) -> None:
     """Every arm's last length at the most network calls, over seeds."""
     from slowflow.evaluating.evaluation import features_label, label
+    from slowflow.reporting.compared import after
     from slowflow.sweep.pooled import over_seeds
 
     table, features = over_seeds(result), features_label(result.protocol["features"])
@@ -60,7 +61,7 @@ def _say_table(output: s.Output, result: Any) -> None:
         for row in rows.to_dict("records"):
             output.say(
                 f"  {row['arm']:<28} {row['value']:9.3f} [{row['low']:.3f}, {row['high']:.3f}]  {row['seeds']} seeds"
-                f"{_after(row)}"
+                f"{after(row)}"
             )
 
 
@@ -88,8 +89,3 @@ def compare(
     for name, one in found.evaluations.items():
         say_published(output, name, one, published)
     output.answer(answer(found))
-
-
-def _after(row: dict[str, Any]) -> str:
-    """The length of training behind a number; nothing for an arm without one."""
-    return f"  after {row['length']:,} steps" if row.get("length") else ""

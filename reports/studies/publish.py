@@ -14,8 +14,8 @@ from slowflow.errors import InputError
 from slowflow.figures import FIGURES
 from slowflow.figures.base import rendered
 from slowflow.io import atomic
-from slowflow.reporting.page import write_report
 from slowflow.reporting.study_page import FIGURES as SHOWN
+from slowflow.reporting.study_page import studies_markdown
 from slowflow.results import RunResult
 from slowflow.sweep.folder import StudyResult
 
@@ -24,7 +24,8 @@ HERE = Path(__file__).resolve().parent
 
 def published(studies: list[StudyResult], out: Path) -> list[Path]:
     """Everything that was written."""
-    made = [write_report([study.path for study in studies], out / "results.md")]
+    made = [out / "results.md"]
+    atomic.write_text(made[0], studies_markdown(studies))
     for study in studies:
         name = str(study.protocol["name"])
         for stem, table in ((name, study.rows), (f"{name}-lags", study.lags)):

@@ -53,6 +53,11 @@ def regret_lines(table: pd.DataFrame | None, name: str) -> list[str]:
     return lines
 
 
+def after(row: Mapping[Any, Any]) -> str:
+    """The length of training behind a number; nothing for an arm without one."""
+    return f"  after {row['length']:,} steps" if row.get("length") else ""
+
+
 def _block(name: str, other: str, metric: str, table: pd.DataFrame) -> list[str]:
     """One metric of one or several arms, minus that of another: a block for all step counts, or one each for many arms."""
     lines = []
@@ -62,8 +67,7 @@ def _block(name: str, other: str, metric: str, table: pd.DataFrame) -> list[str]
         lines += ["", f"{name}{where}, minus that of {other}"]
         for row in rows.to_dict("records"):
             of = f"{row[column]:>5} steps" if alone else f"{row['arm']:<28}"
-            after = f"  after {row['length']:,} steps" if row.get("length") else ""
-            lines.append(f"  {of} {_signed(row)}{after}{_word(metric, row)}")
+            lines.append(f"  {of} {_signed(row)}{after(row)}{_word(metric, row)}")
     return lines
 
 

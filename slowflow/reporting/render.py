@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
 from typing import Any
@@ -49,10 +50,10 @@ class Picture:
     width: int
 
 
-def pictures(result: RunResult) -> list[Picture]:
-    """Every figure the result has data for, in reading order."""
+def pictures(result: RunResult, names: Sequence[str] = (*ORDER, *DEPTH)) -> list[Picture]:
+    """Every one of these figures that the result has data for."""
     found = []
-    for name in (*ORDER, *DEPTH):
+    for name in names:
         try:
             found.append(picture_of(name, result))
         except InputError:

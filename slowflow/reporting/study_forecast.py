@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 
 from slowflow.measuring import forecast
-from slowflow.measuring.measurement import Measurement
 from slowflow.measuring.slack import Slack
-from slowflow.sweep.folder import CONTROL, StudyResult
+from slowflow.reporting.study_parts import base_measured
+from slowflow.sweep.folder import CONTROL, SWEPT, StudyResult
 from slowflow.sweep.pooled import differences
 
 COLUMNS = ["study", "gamma", "length", "budget", "value", "low", "high", "chance", "beyond", "helps"]
@@ -24,16 +24,16 @@ def foretold(study: StudyResult) -> pd.DataFrame:
 
     Empty where the base was not measured by `level`, its pretraining is not known, or no arm can be compared with plain.
     """
-    folder, base = study.path / "measure-base", study.protocol.get("base")
-    if not (folder / "manifest.json").exists() or not base or CONTROL not in study.arms:
+    measured, base = base_measured(study), study.protocol.get("base")
+    if measured is None or not base or CONTROL not in study.arms:
         return pd.DataFrame(columns=COLUMNS)
-    kinds = Measurement.load(folder).readings().get("level", {})
+    kinds = measured.readings().get("level", {})
     model, genuine = kinds.get("model"), kinds.get("genuine")
     if not isinstance(model, Slack) or not isinstance(genuine, Slack):
         return pd.DataFrame(columns=COLUMNS)
     seen = float(base["train"]["steps"]) * base["train"]["batch_size"]
     changed = differences(study, CONTROL)
-    changed = changed[(changed["metric"] == "fd") & (changed["group"] == "mixflow") & (changed["gamma"] > 0.0)]
+    changed = changed[(changed["metric"] == "fd") & (changed["group"] == SWEPT) & (changed["gamma"] > 0.0)]
     rows = []
     for one in changed.to_dict("records"):
         length = one["length"] * study.protocol["train"]["batch_size"] / seen

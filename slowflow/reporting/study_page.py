@@ -7,9 +7,8 @@ from importlib import metadata, resources
 
 from jinja2 import Environment, StrictUndefined
 
-from slowflow.errors import InputError
 from slowflow.reporting.markdown import folded, plain, table
-from slowflow.reporting.render import Picture, picture_of
+from slowflow.reporting.render import Picture, pictures
 from slowflow.reporting.study_tables import numbers, parts
 from slowflow.results import RunResult
 from slowflow.sweep.folder import StudyResult
@@ -52,13 +51,7 @@ def studies_markdown(studies: Sequence[StudyResult]) -> str:
 
 def drawn(study: StudyResult) -> list[Picture]:
     """Every figure that the study has data for so far."""
-    found, result = [], RunResult(study.path, [], {}, {}, study=study)
-    for name in FIGURES:
-        try:
-            found.append(picture_of(name, result))
-        except InputError:
-            continue  # nothing of it is finished yet
-    return found
+    return pictures(RunResult(study.path, [], {}, {}, study=study), FIGURES)
 
 
 def _title(studies: Sequence[StudyResult]) -> str:

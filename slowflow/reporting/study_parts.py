@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from slowflow.measuring.measurement import Measurement
 from slowflow.records import Estimate
 from slowflow.reporting import text
 from slowflow.sweep.folder import StudyResult
@@ -64,6 +65,12 @@ class Part:
 def name(study: StudyResult) -> str:
     """What the study is called."""
     return str(study.protocol["name"])
+
+
+def base_measured(study: StudyResult) -> Measurement | None:
+    """The measurement of the base; None where the study made none so far."""
+    folder = study.path / "measure-base"
+    return Measurement.load(folder) if (folder / "manifest.json").exists() else None
 
 
 def estimate(row: Mapping[Any, Any]) -> Estimate:

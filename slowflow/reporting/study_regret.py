@@ -8,11 +8,10 @@ from typing import Any
 import pandas as pd
 
 from slowflow.errors import InputError
-from slowflow.measuring.measurement import Measurement
 from slowflow.reporting import text
-from slowflow.reporting.study_parts import DIGITS, Part, Table, estimate, name, starred
+from slowflow.reporting.study_parts import DIGITS, Part, Table, base_measured, estimate, name, starred
 from slowflow.sweep import choice, findings
-from slowflow.sweep.folder import StudyResult
+from slowflow.sweep.folder import SWEPT, StudyResult
 from slowflow.sweep.grid import sweep_of
 from slowflow.sweep.regret import pilot_table, regret, regret_table, suggestions
 
@@ -118,11 +117,11 @@ def regrets(studies: Sequence[StudyResult]) -> Part:
 def told(study: StudyResult) -> list[str]:
     """What `suggest` says to whoever asks it about the base of a study, and whether the gamma it recommends is good enough
     there; nothing where the base was not measured."""
-    folder = study.path / "measure-base"
-    if not (folder / "manifest.json").exists():
+    measured = base_measured(study)
+    if measured is None:
         return []
-    fit = Measurement.load(folder).suggest()
-    swept = study.rows[(study.rows["group"] == "mixflow") & (study.rows["metric"] == "fd")]
+    fit = measured.suggest()
+    swept = study.rows[(study.rows["group"] == SWEPT) & (study.rows["metric"] == "fd")]
     length = int(swept["length"].max())
     sweeps = {int(n): sweep_of(study, "fd", length, int(n)) for n in sorted(set(swept["budget"]))}
     inside = {n: regret(sweep, fit.gamma).within_noise for n, sweep in sweeps.items() if sweep.holds(fit.gamma)}
