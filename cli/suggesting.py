@@ -18,8 +18,8 @@ def say_fit(output: s.Output, fit: Any) -> None:
 
     output.say(f"verdict: {fit.verdict}: {fit.reason}")
     output.say(f"\ngamma {fit.gamma:.3f} (method: {fit.method}; {fit.time})")
-    if fit.chosen:
-        output.say(f"  {fit.chosen}")
+    for part in filter(None, fit.chosen.split("; ")):
+        output.say(f"  {part}")
     if fit.outlook:
         output.say(f"  {fit.outlook}")
     titles = headings(fit)

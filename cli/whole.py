@@ -27,7 +27,7 @@ def run(
     ],
     sampler: Annotated[str, typer.Option(help="euler, heun, recombine, em, ... (slowflow ls samplers).")] = "euler",
     samples: Annotated[int, typer.Option(help="Trajectories, and samples for the evaluation.")] = 500,
-    gamma: Annotated[str, typer.Option(help="auto (measured), or a number in [0, 1].")] = "auto",
+    gamma: Annotated[str, typer.Option(help="auto (what suggest recommends), or a number in [0, 1].")] = "auto",
     train_steps: Annotated[
         int, typer.Option(help="Steps of post-training, for MixFlow and for the plain control arm.")
     ] = 2000,

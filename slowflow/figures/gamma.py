@@ -26,7 +26,7 @@ def data(result: RunResult) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
-    """A dot and a bar an estimate, under the name of its group; the one of `--gamma auto` in orange."""
+    """A dot and a bar an estimate, under the name of its group; the one that is taken in orange."""
     panel = axes[0]
     labels: list[str] = []
     panel.axvline(0.0, color=INK, linewidth=1.0)
@@ -61,11 +61,11 @@ FIGURES.register("gamma", summary="every estimate of gamma with its interval", s
     Figure(
         title="Which gamma follows?",
         caption=(
-            "Two kinds of gamma that answer different questions. The raw fan (grey; orange is what --gamma auto takes) is how "
-            "wide a mixture the paper's recipe would use, and contains what a perfect model draws too. An excess is "
-            "what is left above a null, and says how much exposure bias there is; the two clocks read it from data "
-            "and from noise apart. Only values whose bars keep clear of zero over genuine states and over a perfect model "
-            "are a lag. Which of them makes the better post-training is an open question."
+            "Two kinds of gamma that answer different questions. The raw fan (grey) is how wide a mixture the paper's recipe "
+            "would use, and contains what a perfect model draws too. An excess is what is left above a null, and says how much "
+            "exposure bias there is; the two clocks read it from data and from noise apart. Only values whose bars keep "
+            "clear of zero over genuine states and over a perfect model are a lag. Orange is what suggest takes, where that is "
+            "one of these."
         ),
         data=data,
         draw=draw,

@@ -26,16 +26,33 @@ def stored() -> dict[str, Any]:
 def words(found: dict[str, Any] | None = None) -> str:
     """Why `auto` takes what it takes, and what that cost in the studies so far."""
     found = stored() if found is None else found
-    said = [f"auto takes {found['why']}"]
+    said, beside = [f"auto takes {found['why']}"], []
     for study in found["studies"]:
         rows = {row["method"]: row for row in study["rows"]}
         if found["method"] in rows:
             said.append(_cost(study, rows, found["method"]))
+            beside += [_word(rows[found["method"]])] if _beside_plain(rows[found["method"]]) else []
+    if beside:
+        counts = (
+            f"clearly better in {beside.count('better')} and clearly worse in {beside.count('worse')} of {len(beside)}"
+        )
+        said.append(f"against plain training of the same length, so no correction at all, it was {counts}")
     return "; ".join(said)
 
 
+def _beside_plain(row: dict[str, Any]) -> bool:
+    return row.get("over_plain") is not None
+
+
+def _word(row: dict[str, Any]) -> str:
+    """Of the distance against plain training: lower is better."""
+    if row["over_plain_low"] <= 0.0 <= row["over_plain_high"]:
+        return "no significant change"
+    return "better" if row["over_plain"] < 0.0 else "worse"
+
+
 def _cost(study: dict[str, Any], rows: dict[str, Any], method: str) -> str:
-    """One study: the regret of what auto takes, of the best fixed gamma of the paper, and of no correction."""
+    """One study: the regret of what auto takes and of the best fixed gamma of the paper, and what it is against plain training."""
     mine = rows[method]
     fixed = min(
         (row for name, row in rows.items() if name.startswith("fixed")), key=lambda row: row["regret"], default=None
@@ -48,9 +65,9 @@ def _cost(study: dict[str, Any], rows: dict[str, Any], method: str) -> str:
     )
     if fixed is not None and fixed["method"] != method:
         text += f", the paper's {fixed['gamma']:g} cost {fixed['regret']:.1f}"
-    if (none := rows.get("no correction")) is not None:
-        text += f", plain training of the same length {_regret(none)}"
-        text += " (better than every gamma)" if none["regret_high"] < 0.0 else ""
+    if _beside_plain(mine):
+        value, low, high = (f"{mine[key]:+.1f}" for key in ("over_plain", "over_plain_low", "over_plain_high"))
+        text += f", and is {value} [{low}, {high}] against plain training of the same length, {_word(mine)}"
     return text
 
 

@@ -72,7 +72,7 @@ def _next(result: RunResult) -> list[str]:
     if not result.measurements:
         return []
     fit = result.fit
-    width = f"gamma {fit.gamma:.3f} ({fit.method} of the raw fan under '{fit.band_reference}'; {fit.time})"
+    width = f"gamma {fit.gamma:.3f} ({text.origin(fit)}; {fit.time})"
     commands = [
         f"slowflow posttrain MODEL --data DATA --remedy mixflow --gamma {fit.gamma:.3f} --steps N --out DIR",
         "slowflow posttrain MODEL --data DATA --remedy plain --steps N --out DIR-control",
@@ -81,6 +81,7 @@ def _next(result: RunResult) -> list[str]:
     return [
         f"{plain(text.width_sentence(result))} {plain(width)}.",
         "",
+        *([plain(f"Why: {text.typeset(fit.chosen)}."), ""] if fit.chosen else []),
         "```",
         *commands,
         "```",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slowflow.evaluating.evaluation import HIGHER_IS_BETTER, Evaluation
-from slowflow.records import Estimate
+from slowflow.records import Estimate, GammaFit
 from slowflow.results import Arm, RunResult, lag_change
 
 HEADLINE = {
@@ -287,10 +287,19 @@ def advice(result: RunResult) -> str:
     return "There is no reason to prefer the MixFlow model over plain training on this evidence."
 
 
+def origin(fit: GammaFit) -> str:
+    """Where the recommended gamma comes from."""
+    if fit.method.startswith("fixed"):
+        return "a fixed value that studies support, read from no estimate here"
+    if fit.method == "excess":
+        return f"the excess under '{fit.excess_reference}'"
+    return f"the {fit.method} of the raw fan under '{fit.band_reference}'"
+
+
 def width_sentence(result: RunResult) -> str:
     """What the sentence that names gamma begins with: worth trying, not called for, or tried already."""
     if evaluated_pairs(result):
-        return "What a correction did here is said at the top. The width that was suggested is"
+        return "What a correction did here is said at the top. The width that suggest recommends is"
     if calls_for_training(result):
         return "A correction is worth trying, with"
     return (

@@ -24,8 +24,9 @@ import numpy as np
 import pandas as pd
 
 from slowflow.errors import InputError
-from slowflow.sweep.folder import SWEPT, StudyResult
+from slowflow.sweep.folder import CONTROL, SWEPT, StudyResult
 from slowflow.sweep.grid import Sweep, sweep_of
+from slowflow.sweep.pooled import differences
 from slowflow.sweep.regret import PAPER, PILOT, UNCORRECTED, against, regret, suggestions, uncorrected
 
 STUDIES, SEEDS = 2, 2
@@ -52,8 +53,9 @@ def evidence(study: StudyResult, metric: str = "fd") -> pd.DataFrame:
 
     Returns:
         study, seeds, planned, gammas, whole, length, budget, method, gamma, best, at_best, value, low, high (against the band),
-        ratio, regret, regret_low, regret_high, within_noise. `at_best` is the metric at the best gamma of the sweep, `whole`
-        says that no planned gamma is missing.
+        ratio, regret, regret_low, regret_high, within_noise, over_plain, over_plain_low, over_plain_high (against plain training;
+        not there where that is not finished). `at_best` is the metric at the best gamma of the sweep, `whole` says that no
+        planned gamma is missing.
     """
     suggested = suggestions(study)
     swept = study.rows[(study.rows["group"] == SWEPT) & (study.rows["metric"] == metric)]
@@ -68,12 +70,35 @@ def evidence(study: StudyResult, metric: str = "fd") -> pd.DataFrame:
             continue  # not swept yet
         if not sweep.holds(suggested[BAND]):
             continue  # nothing to compare with yet
+        where = (metric, length, int(budget))
+        beside = uncorrected(study, *where)
         for method, gamma in _candidates(suggested, early).items():
             if sweep.holds(gamma):
-                rows.append(_row(study, sweep, (length, int(budget)), method, gamma, suggested[BAND]))
-        if (beside := uncorrected(study, metric, length, int(budget))) is not None:
-            rows.append(_row(study, beside, (length, int(budget)), UNCORRECTED, None, suggested[BAND]))
+                row = _row(study, sweep, where, method, gamma, suggested[BAND])
+                rows.append(row | _over_plain(study, beside, where, gamma))
+        if beside is not None:
+            rows.append(_row(study, beside, where, UNCORRECTED, None, suggested[BAND]))
     return pd.DataFrame(rows)
+
+
+def _over_plain(
+    study: StudyResult, beside: Sweep | None, where: tuple[str, int, int], gamma: float
+) -> dict[str, float]:
+    """The gamma against plain training of the same length; nothing where that is not finished.
+
+    An arm's difference is that of every other table, with its interval; between two arms it is read off the sweep.
+    """
+    if beside is None:
+        return {}
+    table = differences(study, CONTROL)
+    here = (table[["metric", "length", "budget"]] == list(where)).all(axis=1)
+    arm = table[here & (table["group"] == SWEPT) & (table["gamma"] == gamma)]
+    if len(arm):
+        value, low, high = arm.iloc[0][["value", "low", "high"]]
+    else:
+        found = against(beside, gamma, None)
+        value, low, high = found.value, found.low, found.high
+    return {"over_plain": value, "over_plain_low": low, "over_plain_high": high}
 
 
 def _candidates(suggested: dict[str, float], early: dict[int, Sweep]) -> dict[str, float]:
@@ -82,14 +107,14 @@ def _candidates(suggested: dict[str, float], early: dict[int, Sweep]) -> dict[st
 
 
 def _row(
-    study: StudyResult, sweep: Sweep, where: tuple[int, int], method: str, gamma: float | None, band: float
+    study: StudyResult, sweep: Sweep, where: tuple[str, int, int], method: str, gamma: float | None, band: float
 ) -> dict[str, object]:
     apart, cost = against(sweep, gamma, band), regret(sweep, gamma)
     level = [abs(float(sweep.weights(g) @ sweep.mean)) for g in (gamma, band)]
     return {
         "study": study.protocol["name"], "seeds": sweep.seeds, "planned": len(study.protocol["seeds"]),
         "gammas": len(sweep.gammas), "whole": _planned(study) <= set(study.arms),
-        "length": where[0], "budget": where[1], "method": method,
+        "length": where[1], "budget": where[2], "method": method,
         "gamma": gamma, "best": cost.best, "at_best": sweep.sign * float(sweep.mean[sweep.best]),
         "value": apart.value, "low": apart.low, "high": apart.high, "ratio": level[0] / max(level[1], 1e-12),
         "regret": cost.value.value, "regret_low": cost.value.low, "regret_high": cost.value.high,

@@ -59,12 +59,22 @@ def test_the_cost_of_what_is_taken_is_said_with_its_interval(monkeypatch):
     assert "within the sweep's noise" in evidence.words(held(monkeypatch, "fixed 0.8"))
 
 
-def test_what_no_correction_cost_is_said_beside_it(monkeypatch):
-    plain = {**BAND, "method": "no correction", "gamma": None, "regret": -3.7, "regret_low": -6.4, "regret_high": -0.5}
-    for high, word in ((-0.5, " (better than every gamma)"), (0.5, "")):
-        rows = [BAND, FIXED, {**plain, "regret_high": high}]
-        said = evidence.words(held(monkeypatch, "band", studies=[{**STUDY, "rows": rows}]))
-        assert said.endswith(f"plain training of the same length -3.7 [-6.4, {high}]{word}")
+@pytest.mark.parametrize(
+    ("low", "high", "word", "counts"),
+    [
+        (1.5, 5.9, "worse", "clearly better in 0 and clearly worse in 1 of 1"),
+        (-0.5, 7.9, "no significant change", "clearly better in 0 and clearly worse in 0 of 1"),
+    ],
+)
+def test_what_it_is_against_plain_training_is_said(monkeypatch, low, high, word, counts):
+    plain = {"over_plain": 3.7, "over_plain_low": low, "over_plain_high": high}
+    said = evidence.words(held(monkeypatch, "band", studies=[{**STUDY, "rows": [{**BAND, **plain}, FIXED]}]))
+    assert f"and is +3.7 [{low:+.1f}, {high:+.1f}] against plain training of the same length, {word}" in said
+    assert said.endswith(f"so no correction at all, it was {counts}")
+
+
+def test_without_a_plain_arm_nothing_is_said_of_it(monkeypatch):
+    assert "plain training" not in evidence.words(held(monkeypatch, "band"))
 
 
 def test_what_a_pilot_would_have_cost_is_said(monkeypatch):

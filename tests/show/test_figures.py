@@ -270,7 +270,16 @@ def test_the_gamma_figure_has_a_dot_and_a_bar_an_estimate(
     assert dots == list(zip(table["value"], table["meaning"], strict=True))
     bars = [segment for c in axes.collections for segment in c.get_segments()]
     assert [(s[0][0], s[1][0]) for s in bars] == list(zip(table["low"], table["high"], strict=True))
-    assert table[table["chosen"]]["value"].tolist() == [result.fit.estimates["band"].value]
+
+
+@pytest.mark.parametrize(("method", "orange"), [("band", ["band"]), ("excess", ["excess_genuine"]), ("fixed 0.8", [])])
+def test_the_estimate_that_is_taken_is_marked_and_a_fixed_gamma_marks_none(
+    result: RunResult, method: str, orange: list[str]
+) -> None:
+    other = replace(result)
+    other.__dict__["fit"] = replace(result.fit, method=method)  # a cached property
+    table = FIGURES.get("gamma").data(other)
+    assert table.loc[table["chosen"], "name"].tolist() == orange
 
 
 def test_the_fit_of_the_main_reading_is_that_of_the_record(result: RunResult, tables: dict[str, pd.DataFrame]) -> None:

@@ -397,11 +397,25 @@ def test_metrics_go_by_their_printed_names_and_say_what_n_adds(
 def test_warnings_and_gamma_are_on_the_page(page: str, result: RunResult) -> None:
     words = Page(page).text
     assert f"gamma = {result.fit.gamma:.3f}" in words
+    assert text.origin(result.fit) in words
+    assert text.typeset(result.fit.chosen) in words
     for warning in result.fit.warnings:
         assert text.typeset(warning) in words
     assert text.typeset(result.fit.shape_reason) in words
     assert result.fit.log_snr_gap is not None
     assert text.signed(result.fit.log_snr_gap, 3) in words
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("band", "the band of the raw fan under 'nearest'"),
+        ("excess", "the excess under 'level'"),
+        ("fixed 0.8", "a fixed value that studies support, read from no estimate here"),
+    ],
+)
+def test_where_a_gamma_comes_from_is_said(result: RunResult, method: str, said: str) -> None:
+    assert text.origin(replace(result.fit, method=method)) == said
 
 
 def test_minus_signs_are_typographic() -> None:

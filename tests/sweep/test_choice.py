@@ -78,6 +78,10 @@ def test_no_correction_stands_in_the_table_and_is_never_taken(tmp_path):
     assert found.method == "band"
     rows = found.table[found.table["method"] == UNCORRECTED]
     assert (rows["high"] < 0.0).all()
+    planted_gain = found.table[found.table["method"] == "band"]
+    assert (planted_gain["over_plain_low"] <= 20.0).all()  # 60 at its own best gamma, minus 40
+    assert (planted_gain["over_plain_high"] >= 20.0).all()
+    assert (planted_gain["over_plain_low"] > 0.0).all()
     assert (rows["regret_high"] < 0.0).all()
     assert rows["regret"].between(-23.0, -17.0).all()
 
