@@ -296,6 +296,11 @@ def origin(fit: GammaFit) -> str:
     return f"the {fit.method} of the raw fan under '{fit.band_reference}'"
 
 
+def reasons(fit: GammaFit) -> list[str]:
+    """Why that gamma is recommended, clause by clause."""
+    return [typeset(part) for part in fit.chosen.split("; ") if part]
+
+
 def width_sentence(result: RunResult) -> str:
     """What the sentence that names gamma begins with: worth trying, not called for, or tried already."""
     if evaluated_pairs(result):

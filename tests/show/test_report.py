@@ -398,7 +398,8 @@ def test_warnings_and_gamma_are_on_the_page(page: str, result: RunResult) -> Non
     words = Page(page).text
     assert f"gamma = {result.fit.gamma:.3f}" in words
     assert text.origin(result.fit) in words
-    assert text.typeset(result.fit.chosen) in words
+    for reason in text.reasons(result.fit):
+        assert reason in words
     for warning in result.fit.warnings:
         assert text.typeset(warning) in words
     assert text.typeset(result.fit.shape_reason) in words
