@@ -213,6 +213,12 @@ def network_batch(text: str, model: Any, guidance: float = 1.0, begun: Path | No
     return automatic(model, guidance)
 
 
+def import_here() -> None:
+    """Make the current folder importable: a factory of the user's own stands there."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
 def open_model(
     output: Output | None,
     model: str,
@@ -225,8 +231,8 @@ def open_model(
     dtype: Any = None,
 ) -> Any:
     """Open MODEL and move it; what was found out on the way is printed. The current folder is importable for factories."""
-    if factory is not None and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if factory is not None:
+        import_here()
     from slowflow.families.base import OpenOptions
     from slowflow.families.open import open_model as opener
     from slowflow.flow.placing import place

@@ -17,6 +17,7 @@ def study(
         str | None, typer.Option("--only", help="Run only arms whose name fits this pattern, such as 'mixflow-*'.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List arms and cost, and run nothing.")] = False,
+    device: s.Device = "auto",
     threads: s.Threads = 0,
     json: s.Json = False,
     quiet: s.Quiet = False,
@@ -24,20 +25,22 @@ def study(
 ) -> int:
     """Run every arm of a study: the same seeds, averages, network calls and n for all of them."""
     output = s.Output(json, quiet)
-    s.setup(threads)
+    where, _ = s.setup(threads, device)
     from slowflow.study.config import read_study
     from slowflow.study.engine import planned, run_study, summary
 
     told = read_study(config)
+    if told.protocol.opening.factory is not None:
+        s.import_here()
     if dry_run:
-        rows = planned(told)
+        rows = planned(told, only)
         for row in rows:
             output.say(f"  {row['arm']:<32} seed {row['seed']}  {row['calls']:>14,} network calls")
         output.say(f"  {len(rows)} cells, {sum(row['calls'] for row in rows):,} network calls")
         output.answer({"plan": rows})
         return 0
     output.say(f"studying into {out}")
-    result = run_study(told, out, only=only, progress=output.stage)
+    result = run_study(told, out, only=only, device=where, progress=output.stage)
     _say_table(output, result)
     for row in result.failures.to_dict("records"):
         output.say(f"  FAILED  {row['arm']}, seed {row['seed']}, at step {row['step']}: {row['message']}")

@@ -5,7 +5,8 @@
     features = "fd-mnist"
     lengths = [100, 300, 1000]    # stops of ONE run of the longest length
     seeds = [0, 1, 2]
-    model = "mnist-sit"           # or [base.model] and [base.train]: a recipe of its own
+    model = "mnist-sit"           # or [base.model] and [base.train]: a recipe of its own; family, factory, interpolant,
+                                  # prediction and heads as for measure
     [train]     learning rate, batch, averages: as for posttrain, the same for every arm
     [sampling]  samples, steps, sampler: as for evaluate, the same for every arm
     [measure]   samples, steps, references: as for measure; left out, no lag is measured
@@ -17,13 +18,14 @@ protocol of another file, so that a file of further arms cannot differ from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from slowflow.config import from_mapping, read_toml
+from slowflow.config import canonical, from_mapping, read_toml
 from slowflow.errors import InputError
 from slowflow.evaluating.engine import Sampling
+from slowflow.families.base import OpenOptions
 from slowflow.families.sit.backbone import SiTConfig
 from slowflow.records import Probe
 from slowflow.study.arms import Arm, check_until, expand
@@ -31,7 +33,8 @@ from slowflow.train.loop import TrainConfig
 from slowflow.train.pretrain import DataRecipe, Recipe
 
 SECTIONS = ("base", "train", "sampling", "measure")
-PLAIN = ("name", "data", "heldout", "features", "lengths", "seeds", "model", "family")
+OPENING = tuple(field.name for field in fields(OpenOptions))
+PLAIN = ("name", "data", "heldout", "features", "lengths", "seeds", "model", "family", *OPENING)
 OWN = ("steps", "lr_final", "seed", "valid_every")
 """Fields of a training configuration that a study sets itself."""
 
@@ -52,7 +55,7 @@ class Protocol:
         probe: what is measured of the base and of the longest length; None = nothing.
         model: the starting point; None where `base` says how it is trained.
         base: recipe of the starting point.
-        family: who opens `model`.
+        family: who opens `model`. opening: what its file cannot tell.
         heldout: share of each class that is never trained on, and judged by.
     """
 
@@ -67,6 +70,7 @@ class Protocol:
     model: str | None = None
     base: Recipe | None = None
     family: str = "sit"
+    opening: OpenOptions = field(default_factory=OpenOptions)
     heldout: float = 0.2
 
     def __post_init__(self) -> None:
@@ -78,6 +82,16 @@ class Protocol:
             raise InputError(
                 "a study starts from a 'model' or from a recipe in [base.model] and [base.train]; give one"
             )
+        if self.base is not None and self.opening != OpenOptions():
+            raise InputError("interpolant, prediction, heads and factory belong to a 'model'; a [base] names its own")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The protocol in plain values; what was not told of the opening is left out, so that studies begun before it could
+        be told go on."""
+        found = canonical(self)
+        told = {key: value for key, value in found.pop("opening").items() if value is not None}
+        return found | ({"opening": told} if told else {})
 
     def training(self, seed: int, until: int | None = None) -> TrainConfig:
         """Settings of one post-training; `until` is its last length, the longest when None."""
@@ -166,6 +180,7 @@ def _protocol(content: dict[str, Any], path: Path) -> Protocol:
         model=plain.model,
         base=_base(content.get("base"), plain, path),
         family=plain.family,
+        opening=OpenOptions(*(getattr(plain, key) for key in OPENING)),
         heldout=plain.heldout,
     )
 
@@ -181,6 +196,10 @@ class _Plain:
     seeds: tuple[int, ...] = (0,)
     model: str | None = None
     family: str = "sit"
+    interpolant: str | None = None
+    prediction: str | None = None
+    heads: int | None = None
+    factory: str | None = None
     heldout: float = 0.2
 
 

@@ -19,11 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from slowflow.config import canonical, plain_rows
 from slowflow.data.open import open_data
 from slowflow.errors import InputError
 from slowflow.evaluating.features import open_features
 from slowflow.families.open import direction_test, identity, open_model
+from slowflow.flow.placing import place
 from slowflow.io import atomic
 from slowflow.io.run import RunFolder
 from slowflow.study.cell import Cell, cost
@@ -38,7 +41,12 @@ TABLE = "table.csv"
 
 
 def run_study(
-    study: Study, out: str | Path, *, only: str | None = None, progress: Progress | None = None
+    study: Study,
+    out: str | Path,
+    *,
+    only: str | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
 ) -> StudyResult:
     """Run what is missing of a study and return all it has found.
 
@@ -46,23 +54,22 @@ def run_study(
         study: protocol and arms.
         out: its folder; another protocol on the same folder is refused, further arms are welcome.
         only: run only arms whose name fits this pattern (`*` and `?`); the others stay as they are.
+        device: where the model is trained and sampled; it is not part of the study.
         progress: called with (stage, network calls done, network calls in all, note).
 
     Raises:
         InputError: data, base and features do not fit together, or no arm fits `only`.
         ConfigMismatchError: the folder holds a study with another protocol.
     """
-    chosen = [arm.name for arm in study.arms if only is None or fnmatch.fnmatchcase(arm.name, only)]
-    if not chosen:
-        raise InputError(f"no arm fits '{only}' (arms: {', '.join(arm.name for arm in study.arms)})")
-    folder = RunFolder(out, "study", study.protocol)
-    shared = _shared(study.protocol, folder.path, progress)
+    chosen = _chosen(study, only)
+    folder = RunFolder(out, "study", study.protocol.identity)
+    shared = _shared(study.protocol, folder.path, device, progress)
     cells = [Cell(shared, arm, seed) for arm, seed in study.cells()]
     for cell in cells:
         if cell.seed == study.protocol.seeds[0]:
             _refuse_unfit(cell)
     # the base is measured first: every other lag is a difference from it
-    run = [cell for cell in cells if cell.arm.name in (BASE, *chosen)]
+    run = [cell for cell in cells if cell.arm.name in chosen]
     missing = [cell for cell in run if not cell.finished]
     if missing:
         folder.reopen()  # arms that were added to a finished study
@@ -90,7 +97,15 @@ def run_study(
     return result
 
 
-def _shared(protocol: Protocol, path: Path, progress: Progress | None) -> Shared:
+def _chosen(study: Study, only: str | None) -> set[str]:
+    """Names of the arms that fit the pattern, and of the base, which every lag is compared with."""
+    chosen = {arm.name for arm in study.arms if only is None or fnmatch.fnmatchcase(arm.name, only)}
+    if not chosen:
+        raise InputError(f"no arm fits '{only}' (arms: {', '.join(arm.name for arm in study.arms)})")
+    return chosen | {BASE}
+
+
+def _shared(protocol: Protocol, path: Path, device: torch.device | str, progress: Progress | None) -> Shared:
     """Open data, base and features, and check that they fit together."""
     if protocol.base is not None:
 
@@ -98,9 +113,10 @@ def _shared(protocol: Protocol, path: Path, progress: Progress | None) -> Shared
             if progress is not None:
                 progress("base", step, steps, note)
 
-        base = open_model(pretrain(protocol.base, path / "base", progress=report)).model
+        base = open_model(pretrain(protocol.base, path / "base", device=device, progress=report)).model
     else:
-        base = open_model(str(protocol.model), protocol.family).model
+        base = open_model(str(protocol.model), protocol.family, protocol.opening).model
+    place(base.net, torch.device(device))
     base.net.eval()
     data = open_data(protocol.data, classes=base.classes)
     check_data(base, data)
@@ -131,9 +147,14 @@ def _refuse_unfit(cell: Cell) -> None:
         raise InputError(f"the arm '{arm.name}' does not fit '{shared.base.name}': {error}") from error
 
 
-def planned(study: Study) -> list[dict[str, Any]]:
-    """Every cell in running order with its cost in network calls; opens nothing."""
-    return [{"arm": arm.name, "seed": seed, "calls": cost(study.protocol, arm)} for arm, seed in study.cells()]
+def planned(study: Study, only: str | None = None) -> list[dict[str, Any]]:
+    """Every cell in running order with its cost in network calls; opens nothing.
+
+    Raises:
+        InputError: no arm fits `only`.
+    """
+    cells = [(arm, seed) for arm, seed in study.cells() if arm.name in _chosen(study, only)]
+    return [{"arm": arm.name, "seed": seed, "calls": cost(study.protocol, arm)} for arm, seed in cells]
 
 
 def summary(result: StudyResult) -> dict[str, Any]:

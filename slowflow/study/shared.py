@@ -46,7 +46,8 @@ class Shared:
         protocol = self.protocol
         if protocol.base is not None:
             return {"beside": "../base/model.safetensors", "data": protocol.data}
-        return {"model": protocol.model, "family": protocol.family, "data": protocol.data}
+        told = canonical(protocol.opening)
+        return {"model": protocol.model, "family": protocol.family, "data": protocol.data, **told}
 
     def measured(self) -> Measurement:
         """The base measured with everything that a remedy may be made from, once, by itself: other measures than the
@@ -67,7 +68,7 @@ class Shared:
     def described(self) -> dict[str, Any]:
         """The protocol with what it came to: hashes of data, base and features."""
         return {
-            "protocol": canonical(self.protocol),
+            "protocol": self.protocol.identity,
             "model": self.base_id,
             "data_sha256": self.data.fingerprint,
             "features_sha256": self.features.sha256,

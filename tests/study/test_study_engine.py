@@ -18,7 +18,7 @@ from slowflow.remedies.mixflow import MixFlow
 from slowflow.remedies.plain import Plain
 from slowflow.reporting.study_regret import regrets, told
 from slowflow.study import cell as cells
-from slowflow.study import making
+from slowflow.study import engine, making
 from slowflow.study.config import read_study
 from slowflow.study.engine import planned, run_study, summary
 from slowflow.sweep.folder import StudyResult
@@ -287,6 +287,28 @@ def test_only_runs_what_fits_and_the_base(tmp_path, quick):
         run_study(written(tmp_path), tmp_path / "out", only="x*")
 
 
+def test_a_factory_of_the_users_own_is_studied_and_known_again(whole, tmp_path, quick, monkeypatch):
+    (tmp_path / "studied_factory.py").write_text(
+        "from slowflow.families.open import open_model\n\ndef make(path):\n    return open_model(path).model\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    base = whole.path / "base" / "model.safetensors"
+    head = f'model = "{base}"\nfamily = "custom"\nfactory = "studied_factory:make"\n'
+    text = STUDY[: STUDY.index("[base.model]")] + head + STUDY[STUDY.index("[train]") :]
+    moved = []
+    monkeypatch.setattr(engine, "place", lambda net, device: moved.append(device))
+    found = run_study(written(tmp_path, text), tmp_path / "out", only="heun", device="cpu")
+    assert moved == [torch.device("cpu")]
+    same = ["arm", "seed", "budget", "metric"]
+    merged = found.rows.merge(whole.rows, on=same, suffixes=("", "_whole"))
+    assert len(merged) == len(found.rows) == len(whole.rows[whole.rows["arm"].isin(["base", "heun"])])
+    assert (merged["value"] == merged["value_whole"]).all()
+    assert found.protocol["opening"] == {"factory": "studied_factory:make"}
+    assert Measurement.load(found.path / "measure-base").asked()["factory"] == "studied_factory:make"
+    with pytest.raises(InputError, match="belong to a 'model'"):
+        written(tmp_path, STUDY.replace("[base.model]", 'interpolant = "gvp"\n[base.model]', 1))
+
+
 def test_what_cannot_fit_is_refused_before_anything_is_run(tmp_path):
     with pytest.raises(InputError, match="holds out 60 images"):
         run_study(written(tmp_path, STUDY.replace("samples = 20", "samples = 100")), tmp_path / "a")
@@ -321,6 +343,9 @@ def test_a_plan_is_made_without_opening_anything(tmp_path):
     assert [row["arm"] for row in rows[:2]] == ["base", "base"]
     trained = next(row["calls"] for row in rows if row["arm"] == "mixflow-0.5")
     assert trained == 6 * 8 * (1 + cells.BACKWARD) + 2 * 20 * 6 + 12 * 4
+    assert {row["arm"] for row in planned(written(tmp_path), "mixflow-*")} == {"base", "mixflow-0", "mixflow-0.5"}
+    with pytest.raises(InputError, match="no arm fits 'x\\*'"):
+        planned(written(tmp_path), "x*")
 
 
 def test_a_correction_that_draws_noise_is_measured_by_what_does_not_need_the_first_noise(tmp_path, quick):
