@@ -20,8 +20,8 @@ EXAMPLES = {
     "diagnose": ("slowflow diagnose runs/before",),
     "calibrate": ("slowflow calibrate ckpt.pt --data images/ --samples 1000",),
     "posttrain": (
-        "slowflow posttrain ckpt.pt --data images/ --remedy mixflow --gamma auto --run runs/before --out runs/mixflow",
-        "slowflow posttrain ckpt.pt --data images/ --remedy plain --out runs/plain --log tensorboard",
+        "slowflow posttrain ckpt.pt --data images/ --gamma auto --run runs/before --steps 20000 --out runs/mixflow",
+        "slowflow posttrain ckpt.pt --data images/ --remedy plain --steps 20000 --out runs/plain --log tensorboard",
     ),
     "pretrain": ("slowflow pretrain recipe.toml --out runs/own",),
     "export": ("slowflow export runs/mixflow --layout sit --drop-sigma --out mine.pt",),

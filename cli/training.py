@@ -174,12 +174,9 @@ def _say_result(output: s.Output, out: Path, gamma: float | None, remedy: str) -
 
 
 def _say_verdict(output: s.Output, measured: Any) -> None:
-    """Say so when the measurement calls for no remedy."""
-    if measured is not None and measured.suggest().verdict != "detected":
-        fit = measured.suggest()
-        output.say(
-            f"note: the measurement calls for no correction ({fit.verdict}); gamma {fit.gamma:.3f} is the width of its raw band"
-        )
+    """Say so when the measurement calls for no training."""
+    if measured is not None and (verdict := measured.suggest().verdict) != "detected":
+        output.say(f"note: the measurement does not call for a correction by training (verdict: {verdict})")
 
 
 def _given(named: dict[str, str | None]) -> list[str]:

@@ -5,7 +5,8 @@ A remedy is an object that wraps a training step, never a flag inside one. It is
     state, t, target = slowflow.MixFlow(gamma=0.4).pair(noise, data, generator)
     loss = (net(state, t) - target).square().mean()
 
-The times are drawn first, whatever else a remedy draws: a remedy of strength 0 is plain training bit for bit.
+The times are drawn first, whatever else a remedy draws: a remedy of strength 0 is plain training under its law of t, bit
+for bit.
 """
 
 from __future__ import annotations
