@@ -21,7 +21,7 @@ from slowflow.records import Estimate
 from slowflow.reporting.compared import CLEAR, difference_lines, regret_lines
 from slowflow.results import Arm, RunResult, lag_changes
 from slowflow.sweep import pooled
-from slowflow.sweep.folder import BASE, StudyResult, is_study
+from slowflow.sweep.folder import BASE, CONTROL, SWEPT, StudyResult, is_study
 from slowflow.sweep.regret import PAPER, regret_table, suggestions
 
 OURS = ("arm", "metric", "steps", "nfe", "value", "low", "high", "n")
@@ -194,7 +194,7 @@ def _of_studies(studies: Sequence[StudyResult], against: str | None) -> Comparis
     tables, between, costs = [], [], []
     for one in studies:
         prefix = "" if len(studies) == 1 else f"{one.protocol['name']}/"
-        chosen = against or ("plain" if "plain" in one.arms else BASE)
+        chosen = against or (CONTROL if CONTROL in one.arms else BASE)
         tables.append(_named(pooled.over_seeds(one), prefix))
         between.append(_named(pooled.differences(one, chosen), prefix))
         if _swept(one):
