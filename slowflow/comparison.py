@@ -209,7 +209,7 @@ def _of_studies(studies: Sequence[StudyResult], against: str | None) -> Comparis
 
 def _swept(study: StudyResult) -> bool:
     """True when at least one seed of a sweep that holds the paper's gammas is finished."""
-    arms = study.rows[study.rows["group"] == "mixflow"]
+    arms = study.rows[study.rows["group"] == SWEPT]
     had = arms.groupby("seed")["gamma"].nunique()
     return {*PAPER} <= set(arms["gamma"]) and bool((had == arms["gamma"].nunique()).any())
 
