@@ -18,7 +18,7 @@ def say_fit(output: s.Output, fit: Any) -> None:
 
     output.say(f"verdict: {fit.verdict}: {fit.reason}")
     output.say(f"\ngamma {fit.gamma:.3f} (method: {fit.method}; {fit.time})")
-    for part in filter(None, fit.chosen.split("; ")):
+    for part in fit.reasons:
         output.say(f"  {part}")
     if fit.outlook:
         output.say(f"  {fit.outlook}")

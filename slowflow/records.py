@@ -49,6 +49,13 @@ class Estimate:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+def change_word(metric: str, difference: Estimate) -> str:
+    """better, worse, or `no significant change` where the interval holds zero."""
+    if not difference.excludes(0.0):
+        return "no significant change"
+    return "better" if (difference.value > 0) == HIGHER_IS_BETTER[metric] else "worse"
+
+
 @dataclass(frozen=True)
 class Probe:
     """What is measured together.
@@ -141,7 +148,7 @@ class GammaFit:
         curve: rows (t, gamma(t), low, high), each time by itself. isotonic: rows (t, gamma(t)) whose lag never shrinks.
         tests: `reading: law` -> squared error on trajectories left out, as a share of predicting no lag.
         laws: reading -> the law that wins: none, gamma t, c h, or gamma t + c h.
-        chosen: why this estimator, one sentence.
+        chosen: why this estimator, one sentence of clauses parted by "; ".
         outlook: what is foretold of MixFlow's effect on the samples, or that nothing is; empty where nothing is known.
     """
 
@@ -163,3 +170,8 @@ class GammaFit:
     laws: dict[str, str] = field(default_factory=dict)
     chosen: str = ""
     outlook: str = ""
+
+    @property
+    def reasons(self) -> list[str]:
+        """`chosen`, clause by clause."""
+        return [part for part in self.chosen.split("; ") if part]

@@ -11,6 +11,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from slowflow.records import Estimate, change_word
+
 FILE = "evidence.json"
 BEST_AFTER = "best after "
 """What begins the name of the gamma that was best after a shorter training, as a pilot finds it."""
@@ -45,10 +47,9 @@ def _beside_plain(row: dict[str, Any]) -> bool:
 
 
 def _word(row: dict[str, Any]) -> str:
-    """Of the distance against plain training: lower is better."""
-    if row["over_plain_low"] <= 0.0 <= row["over_plain_high"]:
-        return "no significant change"
-    return "better" if row["over_plain"] < 0.0 else "worse"
+    """Of the distance against plain training."""
+    found = Estimate(row["over_plain"], row["over_plain_low"], row["over_plain_high"], 0)
+    return change_word("fd", found)
 
 
 def _cost(study: dict[str, Any], rows: dict[str, Any], method: str) -> str:

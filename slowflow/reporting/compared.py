@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from slowflow.records import Estimate
-from slowflow.reporting.text import change_word
+from slowflow.records import Estimate, change_word
 from slowflow.sweep.pooled import at_longest
 
 CLEAR = "better, worse, slower, faster: 95 % interval clear of zero; one in 20 by chance"

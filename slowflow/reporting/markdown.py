@@ -81,7 +81,7 @@ def _next(result: RunResult) -> list[str]:
     return [
         f"{plain(text.width_sentence(result))} {plain(width)}.",
         "",
-        *([plain(f"Why: {'; '.join(text.reasons(fit))}."), ""] if fit.chosen else []),
+        *([plain(f"Why: {text.typeset(fit.chosen)}."), ""] if fit.chosen else []),
         "```",
         *commands,
         "```",

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from slowflow.evaluating.evaluation import HIGHER_IS_BETTER, Evaluation
-from slowflow.records import Estimate, GammaFit
+from slowflow.evaluating.evaluation import Evaluation
+from slowflow.records import Estimate, GammaFit, change_word
 from slowflow.results import Arm, RunResult, lag_change
 
 HEADLINE = {
@@ -86,13 +86,6 @@ def changes(result: RunResult, after: Arm, before: Arm, steps: int) -> list[Chan
         difference = a.difference(b, metric, steps)
         found.append(Change(metric, a.label(metric), difference, change_word(metric, difference)))
     return found
-
-
-def change_word(metric: str, difference: Estimate) -> str:
-    """better, worse, or `no significant change` where the interval holds zero."""
-    if not difference.excludes(0.0):
-        return "no significant change"
-    return "better" if (difference.value > 0) == HIGHER_IS_BETTER[metric] else "worse"
 
 
 def pairs(result: RunResult) -> list[tuple[Arm, Arm]]:
@@ -298,7 +291,7 @@ def origin(fit: GammaFit) -> str:
 
 def reasons(fit: GammaFit) -> list[str]:
     """Why that gamma is recommended, clause by clause."""
-    return [typeset(part) for part in fit.chosen.split("; ") if part]
+    return [typeset(part) for part in fit.reasons]
 
 
 def width_sentence(result: RunResult) -> str:

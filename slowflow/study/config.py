@@ -34,7 +34,7 @@ from slowflow.train.pretrain import DataRecipe, Recipe
 
 SECTIONS = ("base", "train", "sampling", "measure")
 OPENING = tuple(field.name for field in fields(OpenOptions))
-PLAIN = ("name", "data", "heldout", "features", "lengths", "seeds", "model", "family", *OPENING)
+PLAIN = ("name", "data", "heldout", "features", "lengths", "seeds", "model", "family")
 OWN = ("steps", "lr_final", "seed", "valid_every")
 """Fields of a training configuration that a study sets itself."""
 
@@ -152,10 +152,9 @@ def _checked(study: Study, path: Path) -> Study:
 
 def _protocol(content: dict[str, Any], path: Path) -> Protocol:
     for key in content:
-        if key not in (*PLAIN, *SECTIONS):
-            raise InputError(
-                f"unknown setting '{key}' in {path} (known: {', '.join((*PLAIN, *SECTIONS))}, arms, extends)"
-            )
+        if key not in (*PLAIN, *OPENING, *SECTIONS):
+            known = ", ".join((*PLAIN, *OPENING, *SECTIONS))
+            raise InputError(f"unknown setting '{key}' in {path} (known: {known}, arms, extends)")
         if key in SECTIONS and not isinstance(content[key], dict):
             raise InputError(f"'{key}' in {path} is {content[key]!r}, expected a section [{key}]")
     plain = from_mapping(_Plain, {key: content[key] for key in PLAIN if key in content}, str(path))
@@ -180,7 +179,7 @@ def _protocol(content: dict[str, Any], path: Path) -> Protocol:
         model=plain.model,
         base=_base(content.get("base"), plain, path),
         family=plain.family,
-        opening=OpenOptions(*(getattr(plain, key) for key in OPENING)),
+        opening=from_mapping(OpenOptions, {key: content[key] for key in OPENING if key in content}, str(path)),
         heldout=plain.heldout,
     )
 
@@ -196,10 +195,6 @@ class _Plain:
     seeds: tuple[int, ...] = (0,)
     model: str | None = None
     family: str = "sit"
-    interpolant: str | None = None
-    prediction: str | None = None
-    heads: int | None = None
-    factory: str | None = None
     heldout: float = 0.2
 
 

@@ -153,7 +153,8 @@ def planned(study: Study, only: str | None = None) -> list[dict[str, Any]]:
     Raises:
         InputError: no arm fits `only`.
     """
-    cells = [(arm, seed) for arm, seed in study.cells() if arm.name in _chosen(study, only)]
+    chosen = _chosen(study, only)
+    cells = [(arm, seed) for arm, seed in study.cells() if arm.name in chosen]
     return [{"arm": arm.name, "seed": seed, "calls": cost(study.protocol, arm)} for arm, seed in cells]
 
 

@@ -35,9 +35,8 @@ from slowflow.flow.model import FlowModel
 from slowflow.io import atomic
 from slowflow.io.run import RunFolder, read_json
 from slowflow.measuring import evidence
-from slowflow.records import HIGHER_IS_BETTER, Estimate, GammaFit
+from slowflow.records import HIGHER_IS_BETTER, Estimate, GammaFit, change_word
 from slowflow.remedies import make
-from slowflow.reporting.text import change_word
 from slowflow.study.cell import BACKWARD
 from slowflow.sweep import halving
 from slowflow.sweep.grid import Sweep

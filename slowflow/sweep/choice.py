@@ -124,7 +124,7 @@ def _row(
 
 def _planned(study: StudyResult) -> set[str]:
     """Arms of the sweep that the study is to have: the swept group's name and a gamma."""
-    return {arm for arm, _ in study.plan if re.fullmatch(r"mixflow-[0-9.]+", arm)}
+    return {arm for arm, _ in study.plan if re.fullmatch(rf"{SWEPT}-[0-9.]+", arm)}
 
 
 def choose(studies: Sequence[StudyResult] | pd.DataFrame, metric: str = "fd") -> Choice:
