@@ -178,9 +178,10 @@ def evaluate(
     output = s.Output(json, quiet)
     where, precision = s.setup(threads, device, dtype)
     from slowflow.data.open import open_data
-    from slowflow.evaluating.engine import Sampling, evaluate_file
+    from slowflow.evaluating.engine import Sampling
     from slowflow.evaluating.engine import evaluate as run
     from slowflow.evaluating.features import open_features
+    from slowflow.evaluating.filed import evaluate_file
     from slowflow.evaluating.reference import is_reference, open_reference, open_samples
     from slowflow.families.open import identity
     from slowflow.published import must_be_known

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from slowflow.data.images import ImageSet
 from slowflow.data.open import open_data
 from slowflow.errors import InputError
@@ -26,7 +24,8 @@ from slowflow.evaluating.sampling import SampleConfig
 from slowflow.evaluating.sampling import sample as _sample
 from slowflow.families.base import OpenOptions
 from slowflow.families.open import identity, open_model
-from slowflow.figures.base import FIGURES, Figure, rendered, write
+from slowflow.figures.base import FIGURES
+from slowflow.figures.drawing import Drawing
 from slowflow.fitting import findings
 from slowflow.flow.model import FlowModel
 from slowflow.measuring.engine import measure as _measure
@@ -307,26 +306,6 @@ def evaluate(
         model_id=identity(model),
         remedy=_correction(remedy),
     )
-
-
-class Drawing:
-    """One figure of finished runs. A notebook shows it; `table` holds every number in it."""
-
-    def __init__(self, figure: Figure, table: pd.DataFrame) -> None:
-        self.table = table
-        self.alt: str = figure.alt(table)
-        self.caption = figure.caption
-        self._figure = figure
-
-    def save(self, path: str | Path) -> Path:
-        """Write it as .png, .svg or .pdf, with its table as CSV beside it."""
-        return write(self._figure, self.table, path)
-
-    def _repr_png_(self) -> bytes:
-        return rendered(self._figure, self.table, "png")
-
-    def __repr__(self) -> str:
-        return self.alt
 
 
 def plot(runs: Run | Sequence[Run], figure: str) -> Drawing:

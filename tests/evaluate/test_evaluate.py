@@ -15,9 +15,10 @@ import torch
 from slowflow.data.images import ImageSet
 from slowflow.errors import ConfigMismatchError, DataError, InputError
 from slowflow.evaluating import frechet, parts
-from slowflow.evaluating.engine import Sampling, evaluate, evaluate_file
+from slowflow.evaluating.engine import Sampling, evaluate
 from slowflow.evaluating.evaluation import Evaluation, label
 from slowflow.evaluating.features import Features, Outputs, open_features
+from slowflow.evaluating.filed import evaluate_file
 from slowflow.evaluating.moments import moments
 from slowflow.evaluating.sampling import SampleConfig, sample
 from slowflow.flow.generate import final_states

@@ -12,8 +12,9 @@ import torch
 
 from slowflow.data.images import ImageSet
 from slowflow.evaluating import kept
-from slowflow.evaluating.engine import Sampling, evaluate, evaluate_file
+from slowflow.evaluating.engine import Sampling, evaluate
 from slowflow.evaluating.features import Features, Outputs, open_features
+from slowflow.evaluating.filed import evaluate_file
 from slowflow.evaluating.kept import kept_features
 from slowflow.evaluating.sampling import SampleConfig, sample
 from slowflow.flow.model import FlowModel

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 
 from slowflow.errors import InputError
 from slowflow.evaluating.coverage import neighbourhood
-from slowflow.evaluating.engine import Sampling, evaluate, evaluate_file
+from slowflow.evaluating.engine import Sampling, evaluate
 from slowflow.evaluating.evaluation import Evaluation
 from slowflow.evaluating.features import Features, open_features
+from slowflow.evaluating.filed import evaluate_file
 from slowflow.evaluating.frechet import distance
 from slowflow.evaluating.inception_score import inception_score
 from slowflow.evaluating.moments import Moments, moments
