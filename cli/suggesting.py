@@ -53,6 +53,7 @@ class _Pilot:
     model: str | None
     data: str | None
     seed: int
+    device: str
     threads: int
 
     def run(self, measured: Any, output: s.Output) -> Any:
@@ -63,7 +64,7 @@ class _Pilot:
         """
         if self.budget < 1:
             raise InputError("--method pilot needs --budget, the network calls it may take (say 2000000)")
-        where, precision = s.setup(self.threads)
+        where, precision = s.setup(self.threads, self.device)
         from dataclasses import replace
 
         from slowflow.data.open import open_data
@@ -85,7 +86,7 @@ class _Pilot:
             heldout=float(measured.config["data"]["heldout"]),
         )
         images = open_data(asked["data"], classes=opened.model.classes)
-        judged = open_features(self.features, opened.model.shape)
+        judged = open_features(self.features, opened.model.shape, device=where)
         folder = self.out or measured.path / "pilot"
         output.say(f"piloting into {folder}")
         found = pilot(opened.model, images, judged, settings, folder, progress=output.progress("pilot"))
@@ -121,6 +122,7 @@ def suggest(
     model: Annotated[str | None, typer.Option(help="pilot: MODEL, where it is not where it was when measured.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="pilot: DATA, where it is not where it was.")] = None,
     seed: s.Seed = 0,
+    device: s.Device = "auto",
     threads: s.Threads = 0,
     json: s.Json = False,
     quiet: s.Quiet = False,
@@ -135,7 +137,7 @@ def suggest(
     measured = RunResult.load(run).measured
     fit = measured.suggest(reference, method="auto" if method == "pilot" else method)
     if method == "pilot":
-        settings = _Pilot(budget, features, metric, lr, samples, steps, out, model, data, seed, threads)
+        settings = _Pilot(budget, features, metric, lr, samples, steps, out, model, data, seed, device, threads)
         fit = settings.run(measured, output).over(fit)
     facts = measured.facts
     family = (facts.get("reopen") or {}).get("family")

@@ -299,7 +299,7 @@ def evaluate(
     return evaluation.evaluate(
         model,
         images,
-        open_features(features, model.shape),
+        open_features(features, model.shape, device=model.device),
         sampling,
         out,
         heldout=heldout,

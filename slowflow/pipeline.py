@@ -86,7 +86,7 @@ def run(
         InputError: the model fails its check on this data, or any stage refuses its input.
     """
     identified = identity(opened.model)
-    features = open_features(config.features, opened.model.shape)
+    features = open_features(config.features, opened.model.shape, device=opened.model.device)
     folder = RunFolder(
         out, "run", {"model": identified, "data": {"name": data.name, "sha256": data.fingerprint}, "run": config}
     )

@@ -129,7 +129,8 @@ def _shared(protocol: Protocol, path: Path, device: torch.device | str, progress
     test = direction_test(base, data)
     if test.problem:
         raise InputError(test.problem)
-    return Shared(path, protocol, base, identity(base), data, open_features(protocol.features, base.shape))
+    features = open_features(protocol.features, base.shape, device=base.device)
+    return Shared(path, protocol, base, identity(base), data, features)
 
 
 def _refuse_unfit(cell: Cell) -> None:

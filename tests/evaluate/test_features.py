@@ -13,10 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from slowflow import api, pipeline
 from slowflow.errors import CheckpointError, InputError
 from slowflow.evaluating.features import FEATURES, open_features
 from slowflow.evaluating.features.inception import levels
 from slowflow.evaluating.inception import Inception, Norm, resized
+from slowflow.families.base import Opened
+from slowflow.flow.model import FlowModel
 from slowflow.io import checkpoint
 
 GREY, RGB = (1, 28, 28), (3, 16, 16)
@@ -291,3 +294,23 @@ def test_dinov2_is_opened_from_a_local_folder(tmp_path: Path) -> None:
         open_features(f"dinov2:{tmp_path / 'dino'}", RGB)
     with pytest.raises(CheckpointError, match="no folder of DINOv2"):
         open_features(f"dinov2:{tmp_path}", RGB)
+
+
+@pytest.mark.parametrize("door", ["evaluate", "run"])
+def test_features_run_where_the_model_is(door, tiny_model, images, tmp_path, monkeypatch) -> None:
+    class Asked(Exception):
+        pass
+
+    def asked(spec, shape, *, device=None):
+        raise Asked(str(device))
+
+    monkeypatch.setattr(FlowModel, "device", property(lambda self: torch.device("cuda:3")))
+    monkeypatch.setattr(api, "open_features", asked)
+    monkeypatch.setattr(pipeline, "open_features", asked)
+    model, config, out = tiny_model(), pipeline.RunConfig(features="pixels"), tmp_path / "run"
+    doors = {
+        "evaluate": lambda: api.evaluate(model, images, features="pixels", out=out),
+        "run": lambda: pipeline.run(Opened(model, None, None, "flat", {}), "tiny", images, config, out),
+    }
+    with pytest.raises(Asked, match="cuda:3"):
+        doors[door]()

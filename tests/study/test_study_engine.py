@@ -297,8 +297,12 @@ def test_a_factory_of_the_users_own_is_studied_and_known_again(whole, tmp_path, 
     text = STUDY[: STUDY.index("[base.model]")] + head + STUDY[STUDY.index("[train]") :]
     moved = []
     monkeypatch.setattr(engine, "place", lambda net, device: moved.append(device))
+    opened = engine.open_features
+    monkeypatch.setattr(
+        engine, "open_features", lambda *asked, device: moved.append(device) or opened(*asked, device=device)
+    )
     found = run_study(written(tmp_path, text), tmp_path / "out", only="heun", device="cpu")
-    assert moved == [torch.device("cpu")]
+    assert moved == [torch.device("cpu")] * 2  # the network and the features
     same = ["arm", "seed", "budget", "metric"]
     merged = found.rows.merge(whole.rows, on=same, suffixes=("", "_whole"))
     assert len(merged) == len(found.rows) == len(whole.rows[whole.rows["arm"].isin(["base", "heun"])])
