@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= slowflow-demo
+# test processes: a core each, four at most, whole files together
+WORKERS ?= auto
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test test-full check fmt docs bench bench-gpu simulate soak clean
@@ -17,10 +20,10 @@ demo: $(VENV)/ready
 	$(BIN)/slowflow demo --out $(DEMO)
 
 test: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full"
+	$(PYTEST) -m "not full"
 
 test-full: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .
