@@ -33,8 +33,7 @@ def paper(studies: Sequence[StudyResult]) -> Part:
         cells = [one.statement]
         for study in studies:
             mine = table[(table["finding"] == one.name) & (table["study"] == name(study))]
-            gone = findings.missing(study).get(one.name, [])
-            cells.append(_counted(mine) + (f"; not finished: {', '.join(gone)}" if gone else ""))
+            cells.append("; ".join([_counted(mine), *_without(study, one.name)]))
         rows.append(cells)
     behind = []
     for row in table.to_dict("records"):
@@ -70,6 +69,17 @@ def _headline(study: StudyResult, judged: pd.DataFrame) -> str:
     seeds = int(study.rows["seed"].nunique())
     seen = f"up to {seeds} seeds" if seeds > 1 else "1 seed, provisional"
     return f"{name(study)}, {seen}: of {len(mine)} findings of the paper {numbers}{left}."
+
+
+def _without(study: StudyResult, finding: str) -> list[str]:
+    """The arms that a finding lacks here: those still to come, and those this study was never to have."""
+    planned = {arm for arm, _ in study.plan}
+    gone = findings.missing(study).get(finding, [])
+    listed = {
+        "not finished": [arm for arm in gone if arm in planned],
+        "not in this study": [arm for arm in gone if arm not in planned],
+    }
+    return [f"{why}: {', '.join(arms)}" for why, arms in listed.items() if arms]
 
 
 def _counted(rows: pd.DataFrame) -> str:

@@ -73,7 +73,7 @@ def judged(study: StudyResult, metric: str = "fd") -> pd.DataFrame:
 
 
 def missing(study: StudyResult) -> dict[str, list[str]]:
-    """finding -> arms that it needs and that are not finished under any seed."""
+    """finding -> arms that it needs and that have no finished cell here, be they still to come or not in the plan."""
     return {f.name: gone for f in FINDINGS if (gone := [arm for arm in f.needs if arm not in study.arms])}
 
 
