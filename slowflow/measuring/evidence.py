@@ -65,10 +65,10 @@ def _cost(study: dict[str, Any], rows: dict[str, Any], method: str) -> str:
         f"{_regret(mine)} of {mine['at_best']:.1f} in FD, {within}"
     )
     if fixed is not None and fixed["method"] != method:
-        text += f", the paper's {fixed['gamma']:g} cost {fixed['regret']:.1f}"
+        text += f" (the paper's {fixed['gamma']:g} cost {fixed['regret']:.1f})"
     if _beside_plain(mine):
         value, low, high = (f"{mine[key]:+.1f}" for key in ("over_plain", "over_plain_low", "over_plain_high"))
-        text += f", and is {value} [{low}, {high}] against plain training of the same length, {_word(mine)}"
+        text += f"; that is {value} [{low}, {high}] against plain training of the same length, {_word(mine)}"
     return text
 
 

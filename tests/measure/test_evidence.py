@@ -69,7 +69,7 @@ def test_the_cost_of_what_is_taken_is_said_with_its_interval(monkeypatch):
 def test_what_it_is_against_plain_training_is_said(monkeypatch, low, high, word, counts):
     plain = {"over_plain": 3.7, "over_plain_low": low, "over_plain_high": high}
     said = evidence.words(held(monkeypatch, "band", studies=[{**STUDY, "rows": [{**BAND, **plain}, FIXED]}]))
-    assert f"and is +3.7 [{low:+.1f}, {high:+.1f}] against plain training of the same length, {word}" in said
+    assert f"that is +3.7 [{low:+.1f}, {high:+.1f}] against plain training of the same length, {word}" in said
     assert said.endswith(f"so no correction at all, it was {counts}")
 
 
