@@ -1,4 +1,4 @@
-"""gamma from readings: every estimate, the recommended one, a shape and a verdict.
+"""gamma from readings: every estimate, a shape and a verdict; the band stands as gamma until `recommending.py` takes another.
 
 Slack is r = (t - m) / t. Two gammas are always shown side by side, because they answer different questions:
 
@@ -20,12 +20,11 @@ the shape (`shape.py`) and the verdict (`verdict.py`) are SlowFlow's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from slowflow.errors import InputError
-from slowflow.measuring import evidence
 from slowflow.measuring.bootstrap import RESAMPLES, total, weights
 from slowflow.measuring.edge import edge
 from slowflow.measuring.estimators import (
@@ -48,8 +47,6 @@ from slowflow.records import Estimate, GammaFit
 
 BAND = 0.95
 """Share of states the band holds: a stated choice."""
-METHODS = ("auto", "band", "excess")
-"""Estimators that a measurement alone can recommend."""
 VIEWS = {"band": BAND, "q50": 0.5, "q90": 0.9}
 CLOCKS = {"signal clock": "signal", "noise clock": "noise"}
 """Readings that the verdict hears beside the main one -> prefix of their estimates."""
@@ -133,39 +130,6 @@ def fit(
         tests={f"{name}: {law}": score for name, (_, scores) in laws.items() for law, score in scores.items()},
         laws={name: winner for name, (winner, _) in laws.items()},
     )
-
-
-def recommend(fit: GammaFit, method: str) -> GammaFit:
-    """The fit with the gamma of one of METHODS recommended, and why.
-
-    Raises:
-        InputError: another method, or no null was measured, so that there is no excess.
-    """
-    if method not in METHODS:
-        raise InputError(f"method is '{method}', expected one of {', '.join(METHODS)}, or pilot, which trains")
-    if method == "auto":
-        return _automatic(fit)
-    if method == "band":
-        return replace(fit, chosen="the band was asked for: the width of the raw fan, no null taken off")
-    zero = next((n for n in ("excess_genuine", "excess_exact") if n in fit.estimates), None)
-    if zero is None:
-        raise InputError("this measurement has no null, so no excess; measure again with --null genuine")
-    value = fit.estimates[zero]
-    chosen = f"the excess was asked for: {zero} {value}, what is left of the lag above its null, held to [0, 1]"
-    return replace(fit, gamma=float(np.clip(value.value, 0.0, 1.0)), method="excess", chosen=chosen)
-
-
-def _automatic(fit: GammaFit) -> GammaFit:
-    """What the studies support: an estimator of this measurement, or a fixed gamma; else the band, and they say why."""
-    found = evidence.stored()
-    taken, why = str(found["method"]), evidence.words(found)
-    if taken.startswith("fixed "):
-        return replace(fit, gamma=float(taken.removeprefix("fixed ")), method=taken, chosen=why)
-    if taken == "excess" and {"excess_genuine", "excess_exact"} & fit.estimates.keys():
-        return replace(recommend(fit, "excess"), chosen=why)
-    if taken.startswith("best after"):
-        why += "; a pilot trains, so this measurement alone gives the band: see suggest --method pilot"
-    return replace(fit, chosen=why)
 
 
 def change(before: Reading, after: Reading, null: Reading, seed: int) -> Estimate:

@@ -29,6 +29,7 @@ from slowflow.measuring.answer import answer
 from slowflow.measuring.bootstrap import RESAMPLES, interval, weights
 from slowflow.measuring.cautions import cautions
 from slowflow.measuring.peers import MEASURES
+from slowflow.measuring.recommending import recommend
 from slowflow.measuring.references import REFERENCES, Reference, Start
 from slowflow.measuring.shards import parsed
 from slowflow.measuring.slack import Reading, Slack, everyone
@@ -290,7 +291,7 @@ class Measurement:
             steps=steps,
             log_snr=lambda t: path.log_snr(torch.from_numpy(np.asarray(t, dtype=np.float64))).numpy(),
         )
-        chosen = gamma.recommend(fit, method)
+        chosen = recommend(fit, method)
         return replace(
             chosen,
             warnings=(*cautions(self, steps), *fit.warnings),

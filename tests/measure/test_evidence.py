@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from slowflow.measuring import evidence, forecast, gamma
+from slowflow.measuring import evidence, forecast
+from slowflow.measuring.recommending import recommend
 from slowflow.records import Estimate, GammaFit
 
 BAND = {
@@ -34,19 +35,19 @@ def held(monkeypatch, method, **more):
 )
 def test_auto_takes_what_the_studies_support(monkeypatch, method, taken, value):
     held(monkeypatch, method)
-    found = gamma.recommend(FIT, "auto")
+    found = recommend(FIT, "auto")
     assert (found.method, found.gamma) == (taken, value)
     assert found.chosen.startswith(f"auto takes {method}, because")
 
 
 def test_an_excess_that_was_not_measured_leaves_the_band(monkeypatch):
     held(monkeypatch, "excess")
-    assert gamma.recommend(replace(FIT, estimates={}), "auto").method == "band"
+    assert recommend(replace(FIT, estimates={}), "auto").method == "band"
 
 
 def test_a_pilot_cannot_be_taken_without_training(monkeypatch):
     held(monkeypatch, "best after 600")
-    found = gamma.recommend(FIT, "auto")
+    found = recommend(FIT, "auto")
     assert found.method == "band"
     assert "suggest --method pilot" in found.chosen
 
