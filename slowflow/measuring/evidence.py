@@ -26,20 +26,34 @@ def stored() -> dict[str, Any]:
 
 
 def words(found: dict[str, Any] | None = None) -> str:
-    """Why `auto` takes what it takes, and what that cost in the studies so far."""
+    """Why `auto` takes what it takes, and what that cost in the studies so far.
+
+    A pilot trains, so a measurement alone cannot give its gamma: then what the pilot cost is followed by what the band, which the
+    measurement gives instead, cost in the same studies.
+    """
     found = stored() if found is None else found
-    said, beside = [f"auto takes {found['why']}"], []
+    said = [f"auto takes {found['why']}", *_costs(found, found["method"])]
+    if found["method"].startswith(BEST_AFTER):
+        said.append("a pilot trains (suggest --method pilot); this measurement alone gives the band")
+        said += _costs(found, "band")
+    return "; ".join(said)
+
+
+def _costs(found: dict[str, Any], method: str) -> list[str]:
+    """A sentence a study that has the method, and in how many of them it was better or worse than no correction."""
+    said, beside = [], []
     for study in found["studies"]:
         rows = {row["method"]: row for row in study["rows"]}
-        if found["method"] in rows:
-            said.append(_cost(study, rows, found["method"]))
-            beside += [_word(rows[found["method"]])] if _beside_plain(rows[found["method"]]) else []
+        if method in rows:
+            said.append(_cost(study, rows, method))
+            beside += [_word(rows[method])] if _beside_plain(rows[method]) else []
     if beside:
-        counts = (
-            f"clearly better in {beside.count('better')} and clearly worse in {beside.count('worse')} of {len(beside)}"
+        better, worse = beside.count("better"), beside.count("worse")
+        said.append(
+            "against plain training of the same length, so no correction at all, it was clearly better in "
+            f"{better} and clearly worse in {worse} of {len(beside)}"
         )
-        said.append(f"against plain training of the same length, so no correction at all, it was {counts}")
-    return "; ".join(said)
+    return said
 
 
 def _beside_plain(row: dict[str, Any]) -> bool:
@@ -68,7 +82,7 @@ def _cost(study: dict[str, Any], rows: dict[str, Any], method: str) -> str:
         text += f" (the paper's {fixed['gamma']:g} cost {fixed['regret']:.1f})"
     if _beside_plain(mine):
         value, low, high = (f"{mine[key]:+.1f}" for key in ("over_plain", "over_plain_low", "over_plain_high"))
-        text += f"; that is {value} [{low}, {high}] against plain training of the same length, {_word(mine)}"
+        text += f", and against plain training of the same length {value} [{low}, {high}], {_word(mine)}"
     return text
 
 

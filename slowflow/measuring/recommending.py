@@ -42,6 +42,4 @@ def _automatic(fit: GammaFit) -> GammaFit:
         return replace(fit, gamma=float(taken.removeprefix("fixed ")), method=taken, chosen=why)
     if taken == "excess" and {"excess_genuine", "excess_exact"} & fit.estimates.keys():
         return replace(recommend(fit, "excess"), chosen=why)
-    if taken.startswith("best after"):
-        why += "; a pilot trains, so this measurement alone gives the band: see suggest --method pilot"
     return replace(fit, chosen=why)

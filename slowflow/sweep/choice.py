@@ -155,5 +155,10 @@ def choose(studies: Sequence[StudyResult] | pd.DataFrame, metric: str = "fd") ->
         )
         return Choice(BAND, why, table)
     best = min(passed, key=lambda name: (name.startswith(PILOT), passed[name]))
-    why = f"{best}, because it was clearly better than the band in each of {count} studies, x{passed[best]:.2f} on average"
+    why = f"{_called(best)}, because it was clearly better than the band in each of {count} studies, x{passed[best]:.2f} on average"
     return Choice(best, why, table)
+
+
+def _called(method: str) -> str:
+    """A method in words that need no table."""
+    return f"a pilot, the gamma that was {method} steps" if method.startswith(PILOT) else method

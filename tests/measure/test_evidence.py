@@ -52,6 +52,28 @@ def test_a_pilot_cannot_be_taken_without_training(monkeypatch):
     assert "suggest --method pilot" in found.chosen
 
 
+def test_where_a_pilot_is_taken_the_band_is_judged_as_well(monkeypatch):
+    early = {
+        **BAND,
+        "method": "best after 600",
+        "gamma": 0.8,
+        "regret": 0.25,
+        "over_plain": -3.0,
+        "over_plain_low": -4.0,
+    }
+    rows = [
+        {**BAND, "over_plain": 2.0, "over_plain_low": 1.0, "over_plain_high": 3.0},
+        {**early, "over_plain_high": -2.0},
+    ]
+    said = evidence.words(held(monkeypatch, "best after 600", studies=[{**STUDY, "rows": rows}])).split("; ")
+    stands = said.index("a pilot trains (suggest --method pilot)")
+    before, after = "; ".join(said[:stands]), "; ".join(said[stands:])
+    assert "it gave gamma 0.80 and cost 0.2" in before
+    assert "clearly better in 1 and clearly worse in 0 of 1" in before
+    assert f"it gave gamma {BAND['gamma']:.2f} and cost {BAND['regret']:.1f}" in after
+    assert "clearly better in 0 and clearly worse in 1 of 1" in after
+
+
 def test_the_cost_of_what_is_taken_is_said_with_its_interval(monkeypatch):
     said = evidence.words(held(monkeypatch, "band"))
     assert "on a (3 of 3 seeds, 20 steps) it gave gamma 0.15 and cost 16.7 [13.3, 20.1] of 46.8 in FD" in said
@@ -70,7 +92,7 @@ def test_the_cost_of_what_is_taken_is_said_with_its_interval(monkeypatch):
 def test_what_it_is_against_plain_training_is_said(monkeypatch, low, high, word, counts):
     plain = {"over_plain": 3.7, "over_plain_low": low, "over_plain_high": high}
     said = evidence.words(held(monkeypatch, "band", studies=[{**STUDY, "rows": [{**BAND, **plain}, FIXED]}]))
-    assert f"that is +3.7 [{low:+.1f}, {high:+.1f}] against plain training of the same length, {word}" in said
+    assert f"and against plain training of the same length +3.7 [{low:+.1f}, {high:+.1f}], {word}" in said
     assert said.endswith(f"so no correction at all, it was {counts}")
 
 

@@ -105,6 +105,20 @@ def test_a_pilot_is_judged_after_the_longest_training(tmp_path):
     assert bool(here.loc["best after 1000", "within_noise"])
 
 
+def test_a_pilot_is_taken_only_where_nothing_that_needs_no_training_passes():
+    rows = [
+        {"study": study, "seeds": 3, "whole": True, "method": method, "low": low, "high": high, "ratio": ratio}
+        for study in "ab"
+        for method, low, high, ratio in (("fixed 0.4", -3.0, -1.0, 0.9), ("best after 600", -5.0, -3.0, 0.8))
+    ]
+    table = pd.DataFrame(rows)
+    assert choose(table).method == "fixed 0.4"
+    table.loc[(table["study"] == "b") & (table["method"] == "fixed 0.4"), "high"] = 0.1
+    found = choose(table)
+    assert found.method == "best after 600"
+    assert found.why.startswith("a pilot, the gamma that was best after 600 steps, because it was clearly better")
+
+
 @pytest.mark.parametrize("gamma", [0.15, 0.7, 1.0])
 def test_the_interval_holds_a_planted_regret_on_the_grid_and_between(gamma):
     """Regret is planted as the metric is read off: linearly between gammas of the sweep."""
