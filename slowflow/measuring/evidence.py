@@ -34,7 +34,7 @@ def words(found: dict[str, Any] | None = None) -> str:
     found = stored() if found is None else found
     said = [f"auto takes {found['why']}", *_costs(found, found["method"])]
     if found["method"].startswith(BEST_AFTER):
-        said.append("a pilot trains (suggest --method pilot); this measurement alone gives the band")
+        said.append("a pilot trains (suggest --method pilot), so this measurement alone gives the band")
         said += _costs(found, "band")
     return "; ".join(said)
 

@@ -66,7 +66,7 @@ def test_where_a_pilot_is_taken_the_band_is_judged_as_well(monkeypatch):
         {**early, "over_plain_high": -2.0},
     ]
     said = evidence.words(held(monkeypatch, "best after 600", studies=[{**STUDY, "rows": rows}])).split("; ")
-    stands = said.index("a pilot trains (suggest --method pilot)")
+    stands = said.index("a pilot trains (suggest --method pilot), so this measurement alone gives the band")
     before, after = "; ".join(said[:stands]), "; ".join(said[stands:])
     assert "it gave gamma 0.80 and cost 0.2" in before
     assert "clearly better in 1 and clearly worse in 0 of 1" in before

@@ -138,4 +138,4 @@ def test_no_number_is_without_interval_n_and_protocol() -> None:
                 assert number["n"] == one["protocol"]["n"]
     section = "\n\n".join(of_readme()) + (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- results:")[1]
     left = set(re.findall(r"\d+\.\d+", re.sub(INTERVAL, "", section)))
-    assert left <= {"0.12", "0.40", "98.3"}  # the widths that were tried, and the level of the joint intervals
+    assert left <= {"0.12", "98.3"}  # the width that was tried, and the level of the joint intervals
