@@ -5,7 +5,7 @@ A key is `<family>_<rest>`: signal and noise are the two clocks, everything else
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from slowflow.records import Estimate, GammaFit
 
@@ -60,4 +60,9 @@ def taken(fit: GammaFit) -> str:
     """Key of the estimate that gamma is; the method itself where no estimate is named by it (a pilot)."""
     if fit.method != "excess":
         return fit.method
-    return next((name for name in ("excess_genuine", "excess_exact") if name in fit.estimates), fit.method)
+    return excess_key(fit.estimates) or fit.method
+
+
+def excess_key(estimates: Collection[str]) -> str | None:
+    """The estimate that an excess is: over genuine states, else over a perfect model; None where no null was measured."""
+    return next((name for name in ("excess_genuine", "excess_exact") if name in estimates), None)

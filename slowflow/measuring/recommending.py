@@ -8,6 +8,7 @@ import numpy as np
 
 from slowflow.errors import InputError
 from slowflow.measuring import evidence
+from slowflow.measuring.named import excess_key
 from slowflow.records import GammaFit
 
 METHODS = ("auto", "band", "excess")
@@ -26,7 +27,7 @@ def recommend(fit: GammaFit, method: str) -> GammaFit:
         return _automatic(fit)
     if method == "band":
         return replace(fit, chosen="the band was asked for: the width of the raw fan, no null taken off")
-    zero = next((n for n in ("excess_genuine", "excess_exact") if n in fit.estimates), None)
+    zero = excess_key(fit.estimates)
     if zero is None:
         raise InputError("this measurement has no null, so no excess; measure again with --null genuine")
     value = fit.estimates[zero]
@@ -40,6 +41,6 @@ def _automatic(fit: GammaFit) -> GammaFit:
     taken, why = str(found["method"]), evidence.words(found)
     if taken.startswith("fixed "):
         return replace(fit, gamma=float(taken.removeprefix("fixed ")), method=taken, chosen=why)
-    if taken == "excess" and {"excess_genuine", "excess_exact"} & fit.estimates.keys():
+    if taken == "excess" and excess_key(fit.estimates):
         return replace(recommend(fit, "excess"), chosen=why)
     return replace(fit, chosen=why)

@@ -24,10 +24,11 @@ import numpy as np
 import pandas as pd
 
 from slowflow.errors import InputError
+from slowflow.measuring.evidence import BEST_AFTER
 from slowflow.sweep.folder import CONTROL, SWEPT, StudyResult
 from slowflow.sweep.grid import Sweep, sweep_of
 from slowflow.sweep.pooled import differences
-from slowflow.sweep.regret import PAPER, PILOT, UNCORRECTED, against, regret, suggestions, uncorrected
+from slowflow.sweep.regret import PAPER, UNCORRECTED, against, regret, suggestions, uncorrected
 
 STUDIES, SEEDS = 2, 2
 BAND = "band"
@@ -102,7 +103,7 @@ def _over_plain(
 
 
 def _candidates(suggested: dict[str, float], early: dict[int, Sweep]) -> dict[str, float]:
-    pilots = {f"{PILOT} {n}": float(one.gammas[one.best]) for n, one in early.items()}
+    pilots = {f"{BEST_AFTER}{n}": float(one.gammas[one.best]) for n, one in early.items()}
     return {**suggested, **{f"fixed {gamma:g}": gamma for gamma in PAPER}, **pilots}
 
 
@@ -154,11 +155,11 @@ def choose(studies: Sequence[StudyResult] | pd.DataFrame, metric: str = "fd") ->
             f"the band, because no other gamma was clearly better in each of {count} studies and clearly worse in none"
         )
         return Choice(BAND, why, table)
-    best = min(passed, key=lambda name: (name.startswith(PILOT), passed[name]))
+    best = min(passed, key=lambda name: (name.startswith(BEST_AFTER), passed[name]))
     why = f"{_called(best)}, because it was clearly better than the band in each of {count} studies, x{passed[best]:.2f} on average"
     return Choice(best, why, table)
 
 
 def _called(method: str) -> str:
     """A method in words that need no table."""
-    return f"a pilot, the gamma that was {method} steps" if method.startswith(PILOT) else method
+    return f"a pilot, the gamma that was {method} steps" if method.startswith(BEST_AFTER) else method

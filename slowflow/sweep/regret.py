@@ -31,6 +31,8 @@ from scipy import stats
 
 from slowflow import rng
 from slowflow.errors import InputError
+from slowflow.measuring.evidence import BEST_AFTER
+from slowflow.measuring.named import excess_key
 from slowflow.records import Estimate
 from slowflow.sweep.folder import BASE, SWEPT, StudyResult
 from slowflow.sweep.grid import Sweep, sweep_of
@@ -38,7 +40,7 @@ from slowflow.sweep.grid import Sweep, sweep_of
 REDRAWN = 4000
 PAPER = (0.8, 0.4)
 """The paper's fixed gammas, for SiT and for RAE."""
-UNCORRECTED, PILOT = "no correction", "best after"
+UNCORRECTED = "no correction"
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def suggestions(result: StudyResult) -> dict[str, float]:
     """estimator -> gamma, as the measurement of the base suggests it: the band, and the excess held to [0, 1]."""
     base = result.lags[(result.lags["arm"] == BASE) & (result.lags["kind"] == "excess")]
     found = dict(zip(base["reading"], base["value"], strict=True))
-    zero = next((name for name in ("excess_genuine", "excess_exact") if name in found), None)
+    zero = excess_key(found)
     named = {"band": found.get("band"), "excess": None if zero is None else found[zero]}
     return {name: float(np.clip(value, 0.0, 1.0)) for name, value in named.items() if value is not None}
 
@@ -197,7 +199,7 @@ def pilot_table(result: StudyResult, group: str = SWEPT) -> pd.DataFrame:
         for length in lengths[:-1]:
             early = sweep_of(result, metric, length, budget, group)
             gamma = float(early.gammas[early.best])
-            rows.append(_row(result, sweep, (metric, longest, budget), f"{PILOT} {length}", gamma))
+            rows.append(_row(result, sweep, (metric, longest, budget), f"{BEST_AFTER}{length}", gamma))
     return pd.DataFrame(rows)
 
 
