@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from slowflow.errors import InputError
@@ -24,6 +25,10 @@ HIGHER_IS_BETTER = {
 }
 """Metrics of an evaluation in the order in which they are listed, and which way is up."""
 DEFAULT_REFERENCES = ("own", "nearest", "level", "clocks")
+
+
+BEST_AFTER = "best after "
+"""What begins the name of the gamma that was best after a shorter training, as a pilot finds it."""
 
 
 @dataclass(frozen=True)
@@ -175,3 +180,8 @@ class GammaFit:
     def reasons(self) -> list[str]:
         """`chosen`, clause by clause."""
         return [part for part in self.chosen.split("; ") if part]
+
+
+def excess_key(estimates: Collection[str]) -> str | None:
+    """The estimate that an excess is: over genuine states, else over a perfect model; None where no null was measured."""
+    return next((name for name in ("excess_genuine", "excess_exact") if name in estimates), None)

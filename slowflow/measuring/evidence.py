@@ -11,11 +11,9 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from slowflow.records import Estimate, change_word
+from slowflow.records import BEST_AFTER, Estimate, change_word
 
 FILE = "evidence.json"
-BEST_AFTER = "best after "
-"""What begins the name of the gamma that was best after a shorter training, as a pilot finds it."""
 
 
 @cache

@@ -5,9 +5,9 @@ A key is `<family>_<rest>`: signal and noise are the two clocks, everything else
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
-from slowflow.records import Estimate, GammaFit
+from slowflow.records import Estimate, GammaFit, excess_key
 
 RAW = {
     "band": "band: line below 95 % of states",
@@ -61,8 +61,3 @@ def taken(fit: GammaFit) -> str:
     if fit.method != "excess":
         return fit.method
     return excess_key(fit.estimates) or fit.method
-
-
-def excess_key(estimates: Collection[str]) -> str | None:
-    """The estimate that an excess is: over genuine states, else over a perfect model; None where no null was measured."""
-    return next((name for name in ("excess_genuine", "excess_exact") if name in estimates), None)

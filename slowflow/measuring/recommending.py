@@ -8,8 +8,7 @@ import numpy as np
 
 from slowflow.errors import InputError
 from slowflow.measuring import evidence
-from slowflow.measuring.named import excess_key
-from slowflow.records import GammaFit
+from slowflow.records import GammaFit, excess_key
 
 METHODS = ("auto", "band", "excess")
 """Estimators that a measurement alone can recommend."""

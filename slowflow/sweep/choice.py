@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from slowflow.errors import InputError
-from slowflow.measuring.evidence import BEST_AFTER
+from slowflow.records import BEST_AFTER
 from slowflow.sweep.folder import CONTROL, SWEPT, StudyResult
 from slowflow.sweep.grid import Sweep, sweep_of
 from slowflow.sweep.pooled import differences

@@ -31,9 +31,7 @@ from scipy import stats
 
 from slowflow import rng
 from slowflow.errors import InputError
-from slowflow.measuring.evidence import BEST_AFTER
-from slowflow.measuring.named import excess_key
-from slowflow.records import Estimate
+from slowflow.records import BEST_AFTER, Estimate, excess_key
 from slowflow.sweep.folder import BASE, SWEPT, StudyResult
 from slowflow.sweep.grid import Sweep, sweep_of
 
