@@ -65,6 +65,7 @@ def draw(table: pd.DataFrame, axes: list[Axes]) -> None:
         panel.set_ylim(-0.6, len(arms) - 0.4)
         better = "right" if HIGHER_IS_BETTER[metric] else "left"
         head(panel, metric.replace("fd", "FD"), f"{better} = better", 1)
+        panel.locator_params(axis="x", nbins=4)  # long labels with signs run into each other
         panel.set(xlabel="arm − its control")
     for budget in budgets:
         axes[0].plot([], [], "o", color=colour[budget], markersize=4.5, label=f"{budget} steps")
